@@ -1,0 +1,1 @@
+"""llmdbg finds the first operator that goes wrong between two runs of one LLM."""

@@ -1,0 +1,1 @@
+//! Tensor file formats: one file each.

@@ -1,0 +1,1 @@
+//! Mapped views for hand-over and positional reads for scans.

@@ -1,0 +1,14 @@
+//! Python bindings: conversions and error mapping only, no logic.
+#![allow(missing_docs, reason = "documented in python/llmdbg/_core.pyi")]
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    use super::{Bound, PyModule, PyModuleMethods, PyResult};
+
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        m.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
