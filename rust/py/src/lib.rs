@@ -1,11 +1,16 @@
 //! Python bindings: conversions and error mapping only, no logic.
 #![allow(missing_docs, reason = "documented in python/llmdbg/_core.pyi")]
 
+mod error;
+
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
+
+    #[pymodule_export]
+    use super::error::LlmdbgError;
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
