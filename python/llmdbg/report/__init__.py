@@ -1,0 +1,1 @@
+"""Reports: one model, and pure functions from it to each kind of output."""

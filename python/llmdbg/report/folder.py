@@ -1,0 +1,137 @@
+"""The report folder: complete or not there at all, and never over an earlier one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmdbg.report.summary import summary, to_json
+from llmdbg.report.tables import write_csv, write_parquet
+
+if TYPE_CHECKING:
+    from llmdbg.report.model import Report
+
+FILES = {
+    "csv": "compare.csv",
+    "parquet": "compare.parquet",
+    "alignment": "alignment.json",
+    "summary": "summary.json",
+}
+
+
+def destination(output: str | os.PathLike[str] | None, *, force: bool = False) -> Path:
+    """Return the folder a report will be written to, before the work that it reports begins.
+
+    Parameters
+    ----------
+    output : path or None
+        A folder that does not exist or is empty is used itself. In any other folder a new one named
+        ``llmdbg_compare_<time>`` is made, so ``-o .`` is safe. None means ``.``.
+    force : bool
+        Replace the report that `output` holds.
+
+    Raises
+    ------
+    FileExistsError
+        `output` holds an earlier report and `force` is not set.
+    NotADirectoryError
+        `output` is a file.
+    """
+    folder = Path.cwd() if output is None else Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "a report is a folder, and this is a file", str(folder)
+        )
+    if output is not None and not folder.exists():
+        return folder
+    if output is not None and (folder / FILES["summary"]).exists():
+        if force:
+            return folder
+        raise FileExistsError(
+            errno.EEXIST,
+            "holds an earlier report; --force replaces it, -o names another folder",
+            str(folder),
+        )
+    if output is not None and not any(folder.iterdir()):
+        return folder
+    name = f"llmdbg_compare_{datetime.now():%Y%m%d%H%M%S}"
+    return _free(folder / name)
+
+
+def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str]:
+    """Write every file of a report.
+
+    All are written beside `folder` first and then moved, so a full disk or an interrupt leaves
+    nothing behind and destroys nothing.
+
+    Parameters
+    ----------
+    report : Report
+        What to write.
+    folder : Path
+        From `destination`.
+    force : bool
+        Replace the files of an earlier report in `folder`; other files there stay.
+
+    Returns
+    -------
+    dict
+        The absolute path of each file by kind, and of the folder as ``directory``.
+
+    Raises
+    ------
+    OSError
+        With the folder as its file name when something could not be written.
+    """
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _about(folder, error) from error
+    try:
+        _write_files(report, partial)
+        if force and folder.is_dir():
+            for name in FILES.values():
+                (partial / name).replace(folder / name)
+        else:
+            partial.chmod(0o777 & ~_umask())
+            partial.rename(folder)
+    except OSError as error:
+        raise _about(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {"directory": str(folder)} | {k: str(folder / v) for k, v in FILES.items()}
+
+
+def _write_files(report: Report, folder: Path) -> None:
+    write_csv(report.frame, folder / FILES["csv"])
+    write_parquet(report.frame, folder / FILES["parquet"])
+    (folder / FILES["alignment"]).write_text(report.alignment, encoding="utf-8")
+    # The last one marks the report as complete. Names, not paths: a report may be moved.
+    text = to_json(summary(report, FILES))
+    (folder / FILES["summary"]).write_text(text, encoding="utf-8")
+
+
+def _about(folder: Path, error: OSError) -> OSError:
+    words = error.strerror or str(error)
+    return OSError(error.errno or errno.EIO, f"cannot write the report: {words}", str(folder))
+
+
+def _free(folder: Path) -> Path:
+    candidate, number = folder, 2
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}_{number}")
+        number += 1
+    return candidate
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

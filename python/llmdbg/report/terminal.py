@@ -1,0 +1,152 @@
+"""The report in a terminal: the answer, then the ten worst rows, then what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from llmdbg.report.model import Report
+
+WORST_ROWS = 10
+_RANK = {"FAIL": 0, "SUSPECT": 1, "INHERITED": 2, "UNDECIDED": 3, "PASS": 4}
+_STYLE = {"FAIL": "bold red", "SUSPECT": "yellow", "INHERITED": "magenta", "UNDECIDED": "dim"}
+# Wide enough that nothing is cut when a file or a pipe reads it.
+_PLAIN_WIDTH = 200
+
+
+def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = None) -> None:
+    """Print a report; colour only to a terminal, and nothing said by colour alone.
+
+    Parameters
+    ----------
+    report : Report
+        What to print.
+    stream : text stream
+        Where to.
+    files : dict, optional
+        From `folder.write`: where the full report lies.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    is_terminal = stream.isatty()
+    console = Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if is_terminal else _PLAIN_WIDTH,
+    )
+    verdict = report.verdict
+    style = {"clean": "bold green", "diverged": "bold red"}.get(verdict.outcome, "bold yellow")
+    console.print(Text(printable(verdict.sentence), style=style), soft_wrap=True)
+    if verdict.culprit is not None:
+        for line in verdict.culprit.evidence[1:]:
+            console.print(f"  {printable(line)}", soft_wrap=True)
+    for line in _context(report):
+        console.print(printable(line), soft_wrap=True)
+    console.print()
+    _print_worst(report, console)
+    console.print()
+    if files:
+        console.print(f"report: {printable(files['directory'])}", soft_wrap=True)
+    console.print(f"next:   {printable(next_command(report))}", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters spelled out: names in a dump may drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def next_command(report: Report) -> str:
+    """Return the command line that looks closer at the answer."""
+    culprit = report.verdict.culprit
+    if culprit is None:
+        return f"llmdbg show {shlex.quote(report.candidate.path)}"
+    command = ["llmdbg", "show", report.candidate.path, "--node", culprit.candidate]
+    if culprit.step is not None:
+        command += ["--step", str(culprit.step)]
+    return shlex.join(command)
+
+
+def worst_rows(report: Report, count: int = WORST_ROWS) -> list[dict[str, Any]]:
+    """Return the rows that deserve a look: accused first, then by error over floor."""
+    frame = report.frame
+    ranked = sorted(
+        range(frame.height),
+        key=lambda i: (_RANK[report.verdict.states[i]], -(report.verdict.ratios[i] or 0.0), i),
+    )
+    return [frame.row(i, named=True) for i in ranked[:count]]
+
+
+def _context(report: Report) -> list[str]:
+    counts = report.counts
+    states = ", ".join(f"{n} {s}" for s, n in counts["states"].items() if n)
+    lines = [f"{counts['pairs']} pairs, {counts['measured']} measured; rows: {states}"]
+    for side, unmatched in (("golden", "unmatched_golden"), ("candidate", "unmatched_candidate")):
+        if counts[unmatched]:
+            has, lacks = ("golden_node", "candidate_node")[:: 1 if side == "golden" else -1]
+            names = [
+                here
+                for here, there in report.frame.select(has, lacks).iter_rows()
+                if here and not there
+            ]
+            shown = ", ".join(dict.fromkeys(names[:3]))
+            more = ", …" if len(names) > 3 else ""
+            lines.append(f"{counts[unmatched]} {side} records without counterpart: {shown}{more}")
+    for name, side_model in (("golden", report.golden), ("candidate", report.candidate)):
+        problems = side_model.problems
+        lines += [f"{name}: {p}" for p in problems[:3]]
+        if len(problems) > 3:
+            lines.append(f"{name}: {len(problems) - 3} more problems, all in summary.json")
+    return lines
+
+
+def _print_worst(report: Report, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for title, justify in (
+        ("state", "left"),
+        ("step", "right"),
+        ("tensor", "left"),
+        ("rel L2", "right"),
+        ("× floor", "right"),
+        ("worst row", "right"),
+        ("1 - cos", "right"),
+        ("max |d|", "right"),
+        ("why", "left"),
+    ):
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in worst_rows(report):
+        _add(table, row)
+    console.print(table)
+
+
+def _add(table: Table, row: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    name = row["golden_node"] or row["candidate_node"] or "?"
+    place = " ".join(str(p) for p in (name, row["role"], row["slot"]) if p not in (None, ""))
+    worst = _number(row.get("worst_row_error"))
+    where = row.get("worst_row_index")
+    table.add_row(
+        Text(row["state"], style=_STYLE.get(row["state"], "")),
+        "" if row["step"] is None else str(row["step"]),
+        Text(printable(place)),
+        _number(row["relative_euclidean_distance"]),
+        "" if row["ratio"] is None else f"{row['ratio']:.1f}",
+        f"{worst} @{where}" if worst and where is not None else worst,
+        _number(row.get("one_minus_cosine")),
+        _number(row["max_absolute_error"]),
+        Text(printable(row["reason"] or "")),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"

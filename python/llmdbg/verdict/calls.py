@@ -1,0 +1,194 @@
+"""Rows of the frame, grouped into the calls of operators they belong to."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmdbg.verdict.floor import pair_floor
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# What a rule reads of the frame. Absent columns read as None.
+JUDGED = (
+    "step",
+    "rank",
+    "order",
+    "call",
+    "role",
+    "slot",
+    "golden_node",
+    "candidate_node",
+    "golden_dtype",
+    "my_dtype",
+    "golden_shape",
+    "my_shape",
+    "confidence",
+    "cmp_fail_reason",
+    "relative_euclidean_distance",
+    "worst_row_error",
+    "worst_row_index",
+    "worst_channel_error",
+    "worst_channel_index",
+    "nonfinite_mismatch",
+)
+
+
+@dataclass
+class Row:
+    """One row of the frame, with what follows from it directly."""
+
+    index: int
+    cells: dict[str, Any]
+    floor: float | None
+    error: float | None
+    elements: int | None
+
+    def number(self, column: str) -> float | None:
+        """Return a measure; None where there is none or it is NaN."""
+        return _number(self.cells.get(column))
+
+    @property
+    def paired(self) -> bool:
+        """Whether both sides have this tensor."""
+        return bool(self.cells["golden_node"]) and bool(self.cells["candidate_node"])
+
+    @property
+    def shape_differs(self) -> bool:
+        """Whether both shapes are known and not the same."""
+        golden, candidate = self.cells["golden_shape"], self.cells["my_shape"]
+        return bool(golden) and bool(candidate) and golden != candidate
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the values are rounded at all: floats are, integers and bools are not."""
+        return self.floor is not None
+
+    @property
+    def mismatched_nonfinite(self) -> bool:
+        """Whether NaN or infinity stands on one side only, at some position."""
+        return bool(self.cells["nonfinite_mismatch"])
+
+    @property
+    def title(self) -> str:
+        """Golden name, role and slot: ``model.norm output 0``."""
+        name = self.cells["golden_node"] or self.cells["candidate_node"] or "?"
+        return f"{name} {self.cells['role'] or 'tensor'} {self.cells['slot'] or ''}".rstrip()
+
+
+@dataclass
+class Call:
+    """One execution of one operator: its rows by role."""
+
+    node: str
+    step: int | None
+    rank: int | None
+    order: int
+    inputs: list[Row] = field(default_factory=list)
+    outputs: list[Row] = field(default_factory=list)
+    leaf: bool = True
+    depth: int = 1
+    first_inside: int = 0
+
+    @property
+    def family(self) -> str:
+        """The name with its numbers lifted out: the same operator in every layer."""
+        return re.sub(r"\d+", "#", self.node)
+
+
+def rows_of(frame: pl.DataFrame) -> list[Row]:
+    """Return the frame's rows as the rule reads them."""
+    present = [c for c in JUDGED if c in frame.columns]
+    absent = dict.fromkeys(c for c in JUDGED if c not in present)
+    rows = []
+    for index, cells in enumerate(frame.select(present).iter_rows(named=True)):
+        cells.update(absent)
+        rows.append(
+            Row(
+                index=index,
+                cells=cells,
+                floor=pair_floor(cells["golden_dtype"], cells["my_dtype"]),
+                error=_number(cells["relative_euclidean_distance"]),
+                elements=_elements(cells["golden_shape"]),
+            )
+        )
+    return rows
+
+
+def calls_of(rows: list[Row]) -> list[Call]:
+    """Group paired inputs and outputs into calls, in execution order, with their depth."""
+    calls: dict[tuple[Any, ...], Call] = {}
+    for row in rows:
+        cells = row.cells
+        if not row.paired or cells["role"] == "param":
+            continue
+        # A tensor of unknown role is the result of an operator that left nothing else.
+        alone = cells["role"] not in ("input", "output")
+        key = (
+            cells["step"],
+            cells["rank"],
+            cells["golden_node"],
+            cells["call"],
+            row.index if alone else None,
+        )
+        call = calls.get(key)
+        if call is None:
+            order = cells["order"] or 0
+            call = Call(cells["golden_node"], cells["step"], cells["rank"], order)
+            calls[key] = call
+        (call.inputs if cells["role"] == "input" else call.outputs).append(row)
+    # Operators that complete at the same place in the order: the inner one is the earlier one.
+    in_order = sorted(
+        calls.values(),
+        key=lambda c: (_first(c.step), _first(c.rank), c.order, -len(_path(c.node)), c.node),
+    )
+    _place(in_order)
+    return in_order
+
+
+def encloses(outer: str, inner: str) -> bool:
+    """Whether `inner` names something inside the module or graph operation `outer`."""
+    outer_path, inner_path = _path(outer), _path(inner)
+    return len(inner_path) > len(outer_path) and inner_path[: len(outer_path)] == outer_path
+
+
+def _place(calls: list[Call]) -> None:
+    """Fill in leaf, depth (leaves so far) and the place of the first call inside each."""
+    insides: dict[tuple[Any, ...], int] = {}
+    depth: dict[tuple[Any, ...], int] = {}
+    for position, call in enumerate(calls):
+        run = (call.step, call.rank)
+        path = _path(call.node)
+        first = insides.get((*run, path))
+        call.leaf = first is None
+        call.first_inside = position if first is None else first
+        for length in range(len(path)):
+            insides.setdefault((*run, path[:length]), position)
+        depth[run] = depth.get(run, 0) + call.leaf
+        call.depth = max(1, depth[run])
+
+
+def _path(node: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[./]", node) if part)
+
+
+def _first(number: int | None) -> int:
+    return -1 if number is None else number
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    return None if math.isnan(number) else number
+
+
+def _elements(shape: str | None) -> int | None:
+    if not shape:
+        return None
+    sizes: list[int] = json.loads(shape)
+    return math.prod(sizes)
