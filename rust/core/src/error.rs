@@ -85,3 +85,27 @@ impl Error {
         Self::NotFound { what: what.into(), path: path.to_owned() }
     }
 }
+
+impl Clone for Error {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Io { action, path, source } => {
+                let source = match source.raw_os_error() {
+                    Some(errno) => std::io::Error::from_raw_os_error(errno),
+                    None => std::io::Error::new(source.kind(), source.to_string()),
+                };
+                Self::Io { action, path: path.clone(), source }
+            }
+            Self::Malformed { what, expected, found, path } => Self::Malformed {
+                what: what.clone(),
+                expected: expected.clone(),
+                found: found.clone(),
+                path: path.clone(),
+            },
+            Self::Refused { reason, path } => Self::Refused { reason: reason.clone(), path: path.clone() },
+            Self::NotFound { what, path } => Self::NotFound { what: what.clone(), path: path.clone() },
+            Self::Invalid(words) => Self::Invalid(words.clone()),
+            Self::Cancelled => Self::Cancelled,
+        }
+    }
+}

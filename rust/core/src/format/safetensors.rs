@@ -1,0 +1,100 @@
+//! `.safetensors`: a length, a JSON header, the bytes.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use super::entry::{Entry, View};
+use super::input::Input;
+use crate::{DType, Error, Result, TensorInfo};
+
+/// The limit of the reference implementation.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Every tensor, in the order of its bytes.
+pub(super) fn parse(input: &Input) -> Result<Vec<Entry>> {
+    let mut len = [0; 8];
+    input.read_at("safetensors header", 0, &mut len)?;
+    let len = u64::from_le_bytes(len);
+    if len > MAX_HEADER {
+        let expected = format!("at most {MAX_HEADER} bytes");
+        return Err(Error::malformed(&input.path, "safetensors header", expected, format!("{len} bytes")));
+    }
+    let bytes = input.bytes("safetensors header", 8, len)?;
+    let header: Header = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::malformed(&input.path, "safetensors header", "JSON that describes tensors", error.to_string())
+    })?;
+    let mut tensors = header.0;
+    tensors.sort_by_key(|(_, described)| described.data_offsets);
+    let start = 8 + len;
+    Ok(tensors
+        .into_iter()
+        .map(|(key, described)| Entry { view: view(input, start, &key, described), key })
+        .collect())
+}
+
+fn view(input: &Input, start: u64, key: &str, described: Described) -> Result<View> {
+    let what = || format!("safetensors entry {key:?}");
+    let Some(dtype) = DType::from_safetensors(&described.dtype) else {
+        let reason = format!("entry {key:?} has dtype {:?}, which llmdbg does not know", described.dtype);
+        return Err(Error::refused(&input.path, reason));
+    };
+    let (from, to) = described.data_offsets;
+    let Some(len) = to.checked_sub(from) else {
+        let found = format!("{from} to {to}");
+        return Err(Error::malformed(&input.path, what(), "offsets in order", found));
+    };
+    let info = TensorInfo::new(dtype, described.shape);
+    let need = info.checked_numel().and_then(|n| n.checked_mul(dtype.size() as u64));
+    if need != Some(len) {
+        let expected = need.map_or("a size below 2^64".to_owned(), |need| need.to_string());
+        let expected = format!("{expected} bytes for {info}");
+        return Err(Error::malformed(&input.path, what(), expected, format!("{len} bytes")));
+    }
+    let offset = start.saturating_add(from);
+    let storage = input.storage(&what(), offset, len)?;
+    View::ready(info, None, 0, storage, &input.path)
+}
+
+#[derive(Deserialize)]
+struct Described {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The header's tensors. A map type would silently keep the last of two equal names.
+struct Header(Vec<(String, Described)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+        let mut tensors = Vec::new();
+        let mut names = std::collections::BTreeSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(serde::de::Error::custom(format!("two tensors called {name:?}")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                tensors.push((name, map.next_value()?));
+            }
+        }
+        Ok(Header(tensors))
+    }
+}
