@@ -1,6 +1,7 @@
 //! Python bindings: conversions and error mapping only, no logic.
 #![allow(missing_docs, reason = "documented in python/llmdbg/_core.pyi")]
 
+mod dump;
 mod error;
 
 use pyo3::prelude::*;
@@ -11,6 +12,9 @@ mod _core {
 
     #[pymodule_export]
     use super::error::LlmdbgError;
+
+    #[pymodule_export]
+    use super::dump::{Dump, open_dump};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,7 +2,23 @@
 //!
 //! Each directory layout has a file of its own that turns a directory into a [`Dump`]; [`open`] finds out which.
 
-use std::path::PathBuf;
+mod detect;
+pub(crate) mod json;
+mod loose;
+mod native;
+mod problems;
+mod ranks;
+mod read;
+mod table;
+mod torch_hook;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+pub use detect::open;
+pub(crate) use problems::Problems;
+pub use walk::natural_cmp;
 
 use crate::graph::Graph;
 use crate::tensor::TensorInfo;
@@ -42,6 +58,17 @@ pub enum Phase {
     After,
 }
 
+impl Phase {
+    /// `before` or `after`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
+}
+
 /// Statistics a producer left instead of, or beside, the bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProducerStats {
@@ -71,6 +98,8 @@ pub enum Location {
     Region {
         /// The container.
         file: PathBuf,
+        /// The member's name; empty in a file of one unnamed tensor.
+        key: String,
         /// First byte.
         offset: u64,
         /// Length in bytes.
@@ -111,6 +140,25 @@ pub struct TensorRecord {
     pub order: u64,
 }
 
+/// An argument or result that is no tensor: a flag, a scale, a length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueRecord {
+    /// As in [`TensorRecord::step`].
+    pub step: Option<u64>,
+    /// As in [`TensorRecord::rank`].
+    pub rank: Option<u32>,
+    /// As in [`TensorRecord::node`].
+    pub node: String,
+    /// As in [`TensorRecord::call`].
+    pub call: u32,
+    /// As in [`TensorRecord::role`].
+    pub role: Role,
+    /// As in [`TensorRecord::slot`].
+    pub slot: String,
+    /// The value as the producer wrote it.
+    pub value: serde_json::Value,
+}
+
 /// One recorded run.
 #[derive(Debug)]
 pub struct Dump {
@@ -122,10 +170,117 @@ pub struct Dump {
     pub root: PathBuf,
     /// All tensors: by step, rank, execution order, role, slot.
     pub records: Vec<TensorRecord>,
+    /// Arguments and results that are no tensors, in the order the producer wrote them.
+    pub values: Vec<ValueRecord>,
     /// The graph, when the producer left one.
     pub graph: Option<Graph>,
     /// What could not be read and was left out, in words; never silently dropped.
     pub problems: Vec<String>,
     /// What the producer said about the run: versions, dtype, device, command line.
     pub about: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Dump {
+    /// A dump without records yet.
+    #[must_use]
+    pub fn new(layout: &'static str, root: &Path) -> Self {
+        Self {
+            layout,
+            variant: String::new(),
+            root: root.to_owned(),
+            records: Vec::new(),
+            values: Vec::new(),
+            graph: None,
+            problems: Vec::new(),
+            about: serde_json::Map::new(),
+        }
+    }
+
+    /// The steps that records belong to, ascending.
+    #[must_use]
+    pub fn steps(&self) -> Vec<u64> {
+        self.records.iter().filter_map(|r| r.step).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The ranks that records belong to, ascending.
+    #[must_use]
+    pub fn ranks(&self) -> Vec<u32> {
+        self.records.iter().filter_map(|r| r.rank).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The values as a JSON list: `[{step, rank, node, call, role, slot, value}]`.
+    #[must_use]
+    pub fn values_json(&self) -> serde_json::Value {
+        let row = |v: &ValueRecord| {
+            serde_json::json!({
+                "step": v.step, "rank": v.rank, "node": v.node, "call": v.call,
+                "role": v.role.name(), "slot": v.slot, "value": v.value,
+            })
+        };
+        self.values.iter().map(row).collect()
+    }
+
+    /// Brings the records into the order that [`Dump::records`] promises.
+    pub(crate) fn sort(&mut self) {
+        self.records.sort_by(|a, b| {
+            (a.step, a.rank, a.order)
+                .cmp(&(b.step, b.rank, b.order))
+                .then_with(|| natural_cmp(&a.node, &b.node))
+                .then_with(|| (a.call, a.role, a.phase).cmp(&(b.call, b.role, b.phase)))
+                .then_with(|| natural_cmp(&a.slot, &b.slot))
+        });
+    }
+}
+
+impl TensorRecord {
+    /// A record of which only place and name are known.
+    pub(crate) fn new(
+        node: impl Into<String>,
+        role: Role,
+        slot: impl Into<String>,
+        location: Location,
+    ) -> Self {
+        Self {
+            step: None,
+            rank: None,
+            node: node.into(),
+            op_type: None,
+            call: 0,
+            role,
+            phase: None,
+            slot: slot.into(),
+            location,
+            info: None,
+            stats: None,
+            order: 0,
+        }
+    }
+
+    /// Whether the bytes are an output taken before the node wrote it: memory of something else.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.role == Role::Output && self.phase == Some(Phase::Before)
+    }
+}
+
+impl Location {
+    /// The file that holds the bytes.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) | Self::Member { file, .. } | Self::Region { file, .. } => Some(file),
+            Self::Nowhere => None,
+        }
+    }
+
+    /// The member's name inside its container.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Member { key, .. } | Self::Region { key, .. } => {
+                Some(key.as_str()).filter(|key| !key.is_empty())
+            }
+            Self::File(_) | Self::Nowhere => None,
+        }
+    }
 }

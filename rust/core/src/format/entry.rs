@@ -117,7 +117,9 @@ impl Entry {
             && let Storage::File { offset, len, .. } = storage
             && notes.is_empty()
         {
-            return Location::Region { file: file.into(), offset: *offset, len: *len, info: info.clone() };
+            let key = self.key.clone();
+            let (offset, len, info) = (*offset, *len, info.clone());
+            return Location::Region { file: file.into(), key, offset, len, info };
         }
         if self.key.is_empty() {
             return Location::File(file.into());

@@ -117,7 +117,7 @@ pub fn open_location(location: &Location) -> Result<Tensor> {
     match location {
         Location::File(path) => open(path, None),
         Location::Member { file, key } => open(file, Some(key)),
-        Location::Region { file, offset, len, info } => {
+        Location::Region { file, offset, len, info, .. } => {
             let input = Input::open(file)?;
             let storage = input.storage("tensor data", *offset, *len)?;
             Tensor::new(info.clone(), None, 0, storage, file)

@@ -1,4 +1,11 @@
 //! The operator graph of a run: nodes with type, parameters, parent and order; edges by tensor.
+//!
+//! Each producer's description of its graph has a file of its own here.
+
+mod build;
+pub(crate) mod model_tree;
+
+pub(crate) use build::{Draft, assemble, from_names, order_by_execution};
 
 /// Index of a node in [`Graph::nodes`].
 pub type NodeId = u32;
@@ -31,4 +38,28 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Names of the tensors that nodes refer to.
     pub tensors: Vec<String>,
+}
+
+impl Graph {
+    /// The node of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// The graph as JSON: `{"nodes": [{name, type, params, parent, order, inputs, outputs}], "tensors": [name]}`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|n| {
+                serde_json::json!({
+                    "name": n.name, "type": n.op_type, "params": n.params, "parent": n.parent,
+                    "order": n.order, "inputs": n.inputs, "outputs": n.outputs,
+                })
+            })
+            .collect();
+        serde_json::json!({"nodes": nodes, "tensors": self.tensors})
+    }
 }
