@@ -6,15 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmdbg._core import LlmdbgError
     from llmdbg.dump import Dump, open_dump
+    from llmdbg.reading import read_tensor, read_tensors
 
-__all__ = ["Dump", "open_dump"]
+__all__ = ["Dump", "LlmdbgError", "open_dump", "read_tensor", "read_tensors"]
 
 # Loaded when asked for, so that `import llmdbg` stays a matter of milliseconds.
-_HOMES = {"Dump": "llmdbg.dump", "open_dump": "llmdbg.dump"}
+_HOMES = {
+    "Dump": "llmdbg.dump",
+    "LlmdbgError": "llmdbg._core",
+    "open_dump": "llmdbg.dump",
+    "read_tensor": "llmdbg.reading",
+    "read_tensors": "llmdbg.reading",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """Types of the Rust extension. Every function releases the GIL while it reads or computes."""
 
 from os import PathLike
-from typing import Any
+from typing import Any, final
 
 __version__: str
 
@@ -10,6 +10,47 @@ class LlmdbgError(ValueError):
 
     What the operating system refuses is raised as the matching subclass of `OSError` instead.
     """
+
+@final
+class TensorBuffer:
+    """A located tensor; its bytes come read-only through the buffer protocol, without a copy.
+
+    Bytes of a file are mapped: do not truncate the file while the buffer lives.
+    """
+
+    @property
+    def dtype(self) -> str:
+        """Name in torch without the `torch.` prefix."""
+
+    @property
+    def numpy_dtype(self) -> str:
+        """Name of a dtype of numpy or ml_dtypes with the same bytes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """In elements; None for row-major without gaps."""
+
+    @property
+    def offset(self) -> int:
+        """First element of the view, in elements from the start of the buffer."""
+
+    @property
+    def acl_format(self) -> int | None:
+        """`aclFormat` number, where the producer wrote one."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader noticed and the user should know."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def open_tensor(path: str | PathLike[str], key: str | None = None) -> TensorBuffer:
+    """Locate one tensor of a file; without `key` the file must hold a single one."""
+
+def list_tensors(path: str | PathLike[str]) -> list[str]:
+    """Names of the tensors of a file, in stored order, those that cannot be read included."""
 
 class Dump:
     """One recorded run, opened: names and places are known, tensors are not read."""

@@ -19,7 +19,7 @@ pub(crate) fn to_py(error: Error) -> PyErr {
             Some(errno) => {
                 let words = source.to_string();
                 let words = words.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&words);
-                PyOSError::new_err((errno, format!("cannot {action}: {words}"), path))
+                PyOSError::new_err((errno, format!("cannot {action}: {words}"), path.into_os_string()))
             }
             None => PyOSError::new_err(format!("cannot {action}: {source}: {}", path.display())),
         },

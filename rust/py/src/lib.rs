@@ -1,8 +1,10 @@
 //! Python bindings: conversions and error mapping only, no logic.
 #![allow(missing_docs, reason = "documented in python/llmdbg/_core.pyi")]
+#![allow(clippy::needless_pass_by_value, reason = "Python arguments arrive by value")]
 
 mod dump;
 mod error;
+mod tensor;
 
 use pyo3::prelude::*;
 
@@ -12,6 +14,8 @@ mod _core {
 
     #[pymodule_export]
     use super::error::LlmdbgError;
+    #[pymodule_export]
+    use super::tensor::{TensorBuffer, list_tensors, open_tensor};
 
     #[pymodule_export]
     use super::dump::{Dump, open_dump};

@@ -1,1 +1,3 @@
 //! Mapped views for hand-over and positional reads for scans.
+
+pub mod map;
