@@ -1,0 +1,74 @@
+"""The page: a template, a style sheet, a script and the data, in one file that needs no network."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import json
+from string import Template
+from typing import TYPE_CHECKING
+
+from llmdbg.report.html.payload import payload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmdbg.report.model import Report
+
+_MARK = {"clean": "✓ clean", "diverged": "✗ diverged", "undecided": "? undecided"}
+INSTALL_HINT = "the HTML report needs plotly for its charts: pip install 'llmdbg-ascend[report]'"
+
+
+def render(report: Report, *, details: int = 48) -> str:
+    """Return the report as one HTML page.
+
+    Parameters
+    ----------
+    report : Report
+        What to show.
+    details : int
+        How many rows, worst first, carry histograms, profiles and a difference tile; for these the
+        tensors are read again.
+
+    Returns
+    -------
+    str
+        HTML with script, style and data inside; a content security policy forbids it any network.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        plotly, whose script draws the charts, is not installed.
+    """
+    assets = importlib.resources.files("llmdbg.report.html") / "assets"
+    verdict = report.verdict
+    template = Template((assets / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=html.escape(f"llmdbg: {verdict.outcome}"),
+        outcome=html.escape(verdict.outcome),
+        mark=html.escape(_MARK[verdict.outcome]),
+        sentence=html.escape(verdict.sentence),
+        style=(assets / "page.css").read_text(encoding="utf-8"),
+        data=_embedded(payload(report, details=details)),
+        plotly=_plotly(),
+        script=(assets / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write `render` of the report to `path`."""
+    path.write_text(render(report), encoding="utf-8")
+
+
+def _embedded(data: dict[str, object]) -> str:
+    """Return JSON that no name inside can break out of: `<` is spelled as an escape."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _plotly() -> str:
+    try:
+        script = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(INSTALL_HINT, name="plotly") from error
+    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
