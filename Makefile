@@ -7,7 +7,7 @@ UV := $(BIN)/uv
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python lint fmt bench clean
+.PHONY: help setup browser build demo test test-rust test-python lint fmt bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,13 @@ test: lint test-rust test-python ## Everything CI checks
 test-rust: ## Unit and property tests of the Rust crates
 	cargo test --quiet -p llmdbg-core
 
-test-python: build ## Tests of the package (ARGS="-k name" selects)
+# The HTML report is tested in a real browser, which PyPI does not carry.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+test-python: build browser ## Tests of the package (ARGS="-k name" selects)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: build ## Formatting, clippy, ruff, mypy

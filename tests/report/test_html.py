@@ -1,0 +1,169 @@
+"""The HTML report in a real browser, opened from disk, and the numbers behind its pictures."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from llmdbg.report.html import render
+from llmdbg.report.html.details import details_of
+from tests.report import example
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "these tests drive Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a report and fail on any request, dialog or script error that it causes."""
+    pages, troubles = [], []
+
+    def opener(report, **options) -> Page:
+        path = tmp_path / "report.html"
+        path.write_text(render(report), encoding="utf-8")
+        page = browser.new_page(**options)
+        page.on("request", lambda r: troubles.append(r.url) if not r.url.startswith("file://") else None)
+        page.on("dialog", lambda d: (troubles.append(d.message), d.dismiss()))
+        page.on("pageerror", lambda e: troubles.append(str(e)))
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.goto(path.as_uri())
+        page.wait_for_selector("#propagation .main-svg")
+        pages.append(page)
+        return page
+
+    yield opener
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+def test_answer_first_and_names_are_only_text(opened, tmp_path):
+    page = opened(example.report(tmp_path))
+    assert page.inner_text("h1").endswith("FAIL: <b>20×</b> the floor")
+    assert "its inputs are clean (0.5×)" in page.inner_text("#evidence")
+    page.click("#tab-table")
+    page.fill("#filter", "onerror")
+    assert page.inner_text("#shown") == "2 of 34 rows"
+    assert page.locator("#grid .row").first.locator("span").nth(2).inner_text() == example.HOSTILE
+    assert page.locator("img").count() == 0
+
+
+def test_hostile_data_cannot_leave_its_script_element(tmp_path):
+    text = render(example.report(tmp_path))
+    assert "</script><img" not in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert example.HOSTILE in json.loads(data[1])["words"]["golden_node"]["values"]
+    assert "default-src 'none'" in text
+
+
+def test_sort_filter_and_states(opened, tmp_path):
+    page = opened(example.report(tmp_path))
+    page.click("#tab-table")
+    assert page.inner_text("#shown") == "34 of 34 rows"
+    page.click("#grid .head button:nth-child(2)")
+    assert page.locator("#grid .row").first.locator("span").nth(1).inner_text() == "20"
+    page.click("#grid .head button:nth-child(2)")
+    assert page.locator("#grid .row").first.locator("span").nth(1).inner_text() == "0.5"
+    page.locator("#states label", has_text="PASS").click()
+    # 32 records, the culprit at row 17, two records alone on each side: 17 rows were at 0.5 × the floor.
+    assert page.inner_text("#shown") == "17 of 34 rows"
+
+
+def test_keyboard_reaches_a_row_and_its_drill_down(opened, tmp_path):
+    page = opened(example.report(tmp_path))
+    page.focus("#tab-overview")
+    page.keyboard.press("ArrowRight")
+    page.focus("#grid")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("location.hash") == "#row=1"
+    detail = page.inner_text("#detail")
+    assert "model.layers.0.input_layernorm" in detail
+    assert "Largest differences" in detail
+    assert "[5, 3]" in detail
+    assert page.locator("#detail .main-svg").count() >= 5
+
+
+def test_a_link_in_the_address_opens_its_row(opened, tmp_path):
+    page = opened(example.report(tmp_path))
+    page.goto(page.url + "#row=17")
+    page.reload()
+    page.wait_for_selector("#detail h2")
+    assert "FAIL" in page.inner_text("#detail")
+
+
+def test_unmatched_records_are_listed(opened, tmp_path):
+    page = opened(example.report(tmp_path))
+    page.click("#tab-unmatched")
+    text = page.inner_text("#unmatched")
+    assert "Only in the golden run: 2" in text
+    assert "Only in the candidate: 2" in text
+    assert text.count("model.layers.3.mlp.down_proj") == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_both_schemes(opened, tmp_path, scheme):
+    page = opened(example.report(tmp_path), color_scheme=scheme)
+    page.click("#tab-table")
+
+    def luminance(css: str) -> float:
+        channels = [int(v) / 255 for v in re.findall(r"\d+", css)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    for place in ("h1", ".hint", ".state-FAIL", ".state-PASS", ".state-INHERITED", ".state-UNDECIDED"):
+        ink = luminance(page.locator(place).first.evaluate("e => getComputedStyle(e).color"))
+        contrast = (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05)
+        assert contrast >= 4.5, place  # WCAG 2.2, level AA
+
+
+def test_fifty_thousand_rows_stay_small_and_in_sight(opened, tmp_path):
+    report = example.report(tmp_path, layers=100, steps=63)
+    assert report.frame.height >= 50_000
+    assert len(render(report).encode()) < 15_000_000
+    page = opened(report)
+    page.click("#tab-table")
+    assert page.locator("#grid .row").count() < 200
+    page.evaluate("document.getElementById('grid').scrollTop = 1e9")
+    page.wait_for_function("document.querySelector(`#grid .row[id='row-50401']`) !== null")
+
+
+def test_pictures_show_what_numpy_says(tmp_path):
+    report = example.report(tmp_path)
+    details = details_of(report.frame.row(17, named=True))
+    golden, candidate = (np.load(path).astype("f8") for path in example.tensors(tmp_path))
+    difference = np.abs(candidate - golden)
+    assert details["top"][0] == {
+        "index": [5, 3],
+        "golden": pytest.approx(golden[5, 3], rel=1e-4),
+        "candidate": pytest.approx(candidate[5, 3], rel=1e-4),
+    }
+    assert len(details["top"]) == 20
+    assert sum(details["histogram"]["golden"]) == 8 * 96
+    assert np.max(details["tile"]) == pytest.approx(7.0, rel=1e-4)
+    assert (len(details["tile"]), len(details["tile"][0])) == (8, 64)
+    profile = details["row_profile"]
+    expected = np.linalg.norm(difference[5]) / np.linalg.norm(golden[5])
+    assert profile["y"][5] == pytest.approx(expected, rel=1e-4)
+    assert profile["y"][0] == 0
+
+
+def test_a_tensor_that_is_gone_is_a_note(tmp_path):
+    row = example.report(tmp_path).frame.row(17, named=True)
+    (tmp_path / "golden.npy").unlink()
+    assert "not read again" in details_of(row)["note"]
+
+
+def test_same_report_same_bytes(tmp_path):
+    assert render(example.report(tmp_path)) == render(example.report(tmp_path))
