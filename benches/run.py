@@ -16,7 +16,9 @@ def main(names: list[str]) -> int:
     sys.path.insert(0, str(Path(__file__).parent))
     unknown = sorted(set(names) - set(BENCHES))
     if unknown:
-        print(f"no bench named {', '.join(unknown)}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        print(
+            f"no bench named {', '.join(unknown)}; there are {', '.join(BENCHES)}", file=sys.stderr
+        )
         return 2
     work = Path(tempfile.mkdtemp(prefix="llmdbg-bench-"))
     missed = 0

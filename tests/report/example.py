@@ -36,7 +36,15 @@ def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
         for slot in SLOTS
     ]
     records = [
-        {"step": step, "rank": 0, "order": order, "call": 0, "role": role, "slot": "0", "phase": None}
+        {
+            "step": step,
+            "rank": 0,
+            "order": order,
+            "call": 0,
+            "role": role,
+            "slot": "0",
+            "phase": None,
+        }
         | {"node": name, "op_type": "Linear", "dtype": "float32", "shape": [8, 96], "key": None}
         for step in range(steps)
         for order, name in enumerate(names)
@@ -82,7 +90,9 @@ def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
         for row, ratio in enumerate(ratios)
     ]
     name = frame["golden_node"][culprit]
-    finding = Finding(name, name, 0, 0, "operator", 20.0, 0.97, ("its inputs are clean (0.5×)",), culprit)
+    finding = Finding(
+        name, name, 0, 0, "operator", 20.0, 0.97, ("its inputs are clean (0.5×)",), culprit
+    )
     verdict = Verdict(
         "diverged",
         f"{name} FAIL: <b>20×</b> the floor",
@@ -94,5 +104,7 @@ def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
         [floor] * frame.height,
     )
     frame = with_verdict(frame, verdict.states, verdict.reasons, verdict.ratios, verdict.floors)
-    sides = [Side(str(folder / side), "native", "1", count, (), {"torch": "2"}) for side in ("a", "b")]
+    sides = [
+        Side(str(folder / side), "native", "1", count, (), {"torch": "2"}) for side in ("a", "b")
+    ]
     return Report(sides[0], sides[1], frame, verdict, "{}")
