@@ -27,7 +27,7 @@ def tensors(folder: Path) -> tuple[Path, Path]:
 def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
     """One row per layer, slot, role and step; the last two records of each side stand alone.
 
-    The row in the middle is the culprit: rows before it are at 0.5 × the floor, rows after it at 20 ×.
+    The row in the middle is the culprit: rows before it are at half the floor, later ones at 20 ×.
     """
     golden, candidate = tensors(folder)
     names = [

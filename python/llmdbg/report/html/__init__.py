@@ -1,4 +1,4 @@
-"""One HTML file that opens from disk, offline: the answer, the charts, the table and the details."""
+"""One HTML file that opens from disk, offline: the answer, charts, the table and details."""
 
 from llmdbg.report.html.page import render, write_html
 

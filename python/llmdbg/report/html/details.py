@@ -138,7 +138,7 @@ def _log_histogram(values: Array) -> dict[str, Any]:
 
 
 def _profile(difference: Array, energy: Array, index: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return relative L2 by row or by channel; neighbours share a point, which shows their worst."""
+    """Return relative L2 by row or by channel; neighbours share a point that shows their worst."""
     mean = energy.mean() if energy.size else 0.0
     # A row of zeros has no relative error: a millionth of the mean energy keeps it on the chart.
     relative = np.sqrt(difference / np.maximum(energy, max(mean * 1e-6, np.finfo(np.float64).tiny)))

@@ -59,7 +59,7 @@ def payload(report: Report, *, details: int) -> dict[str, Any]:
             **{name: _whole(frame[name]) for name in _WHOLE if name in frame.columns},
             **{name: _real(frame[name]) for name in _REAL if name in frame.columns},
         },
-        # Rows with the same code are about the same bytes: how an input finds the output it came from.
+        # Rows with the same code are about the same bytes: so an input finds its producer.
         "bytes": _codes_only(frame["golden_data_path"]),
         "details": {str(row): details_of(frame.row(row, named=True)) for row in chosen},
     }
