@@ -22,6 +22,9 @@ setup: $(VENV)/.ready ## Make the virtual environment in .venv
 
 build: setup ## Build the extension (release) and install the package, editable, with its extras
 	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --quiet --uv --release -E torch,report,demo
+	@# uv leaves compiling to the first import, which PYTHONDONTWRITEBYTECODE turns into every import.
+	@cd $(VENV)/lib/python3*/site-packages && $(CURDIR)/$(BIN)/python -m compileall -q numpy ml_dtypes polars rich typer
+	@$(BIN)/python -m compileall -q python
 
 demo: build ## Capture a real LLM twice, plant a fault, find it (ARGS=--tiny: a random small model)
 	$(BIN)/python -m llmdbg.demo $(ARGS)

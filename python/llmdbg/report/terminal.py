@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import IO, TYPE_CHECKING, Any
 
+from llmdbg.report.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -15,7 +17,7 @@ WORST_ROWS = 10
 _RANK = {"FAIL": 0, "SUSPECT": 1, "INHERITED": 2, "UNDECIDED": 3, "PASS": 4}
 _STYLE = {"FAIL": "bold red", "SUSPECT": "yellow", "INHERITED": "magenta", "UNDECIDED": "dim"}
 # Wide enough that nothing is cut when a file or a pipe reads it.
-_PLAIN_WIDTH = 200
+_PLAIN_WIDTH = 10_000
 
 
 def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = None) -> None:
@@ -55,11 +57,6 @@ def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = No
     if files:
         console.print(f"report: {printable(files['directory'])}", soft_wrap=True)
     console.print(f"next:   {printable(next_command(report))}", soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters spelled out: names in a dump may drive a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def next_command(report: Report) -> str:

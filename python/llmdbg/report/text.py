@@ -1,0 +1,19 @@
+"""Text that is safe to print."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters spelled out; a name may try to drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def ranges(numbers: list[int]) -> str:
+    """Return ``0-3, 7`` for ``[0, 1, 2, 3, 7]``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, p)) for p in parts) or "none"
