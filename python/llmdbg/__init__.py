@@ -7,15 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmdbg._core import LlmdbgError
+    from llmdbg.capture import CaptureWarning, TorchCapture, capture_torch
     from llmdbg.dump import Dump, open_dump
     from llmdbg.reading import read_tensor, read_tensors
 
-__all__ = ["Dump", "LlmdbgError", "open_dump", "read_tensor", "read_tensors"]
+__all__ = [
+    "CaptureWarning",
+    "Dump",
+    "LlmdbgError",
+    "TorchCapture",
+    "capture_torch",
+    "open_dump",
+    "read_tensor",
+    "read_tensors",
+]
 
 # Loaded when asked for, so that `import llmdbg` stays a matter of milliseconds.
 _HOMES = {
+    "CaptureWarning": "llmdbg.capture",
     "Dump": "llmdbg.dump",
     "LlmdbgError": "llmdbg._core",
+    "TorchCapture": "llmdbg.capture",
+    "capture_torch": "llmdbg.capture",
     "open_dump": "llmdbg.dump",
     "read_tensor": "llmdbg.reading",
     "read_tensors": "llmdbg.reading",

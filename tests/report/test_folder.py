@@ -8,7 +8,7 @@ import pytest
 
 from llmdbg.report import folder, tables
 from llmdbg.report.columns import AIT_COLUMNS
-from synthetic import network
+from tests.synthetic import network
 
 NAMES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json"}
 

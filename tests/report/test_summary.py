@@ -3,7 +3,7 @@
 import json
 
 from llmdbg.report.summary import summary, to_json
-from synthetic import Run, network
+from tests.synthetic import Run, network
 
 
 def strict(text):

@@ -3,7 +3,7 @@
 import io
 
 from llmdbg.report import terminal
-from synthetic import Run, network
+from tests.synthetic import Run, network
 
 
 class Terminal(io.StringIO):

@@ -3,7 +3,7 @@
 import pytest
 
 from llmdbg.verdict import State, judge
-from synthetic import Run, network
+from tests.synthetic import Run, network
 
 
 def states(run: Run) -> dict[str, State]:

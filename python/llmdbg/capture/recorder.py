@@ -1,0 +1,168 @@
+"""Turning the leaves of one call into records, and tensors into stored bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from llmdbg.capture.seen import SeenTensors
+from llmdbg.capture.shards import UnstorableError
+from llmdbg.capture.walk import Leaf, Skipped, Value
+
+
+class Sink(Protocol):
+    """Where records go: one per directory layout."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped the writing, if anything did."""
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of tensors on disk so far."""
+
+    @property
+    def records_written(self) -> int:
+        """Records on disk so far."""
+
+    def store(self, tensor: torch.Tensor, record: dict[str, Any], /) -> dict[str, str]:
+        """Keep the bytes of `tensor` as they are now; the fields of `record` that say where."""
+
+    def again(self, place: dict[str, str], record: dict[str, Any], /) -> dict[str, str]:
+        """Do the same for a tensor whose bytes are kept at `place` already."""
+
+    def emit(self, records: list[dict[str, Any]]) -> None:
+        """Add finished records."""
+
+    def end_step(self, step: dict[str, Any]) -> None:
+        """Note that a step is over."""
+
+    def close(self, problems: list[str], failure: Exception | None) -> None:
+        """Write what is left, and what the dump's reader should know."""
+
+
+class Call:
+    """One call of a module: which one it is, and its records so far."""
+
+    def __init__(self, module: torch.nn.Module, node: str, step: int | None) -> None:
+        self.module = module
+        self.node = node
+        self.step = step
+        self.number = 0
+        self.records: list[dict[str, Any]] = []
+
+    def record(self, role: str, slot: str) -> dict[str, Any]:
+        """Begin a record of this call."""
+        return {
+            "step": self.step,
+            "node": self.node,
+            "call": self.number,
+            "role": role,
+            "slot": slot,
+        }
+
+
+class Recorder:
+    """Hands the tensors of calls to a sink, each one's bytes once."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.tensors = 0
+        self._sink = sink
+        self._seen = SeenTensors()
+        self._object_slots: dict[str, dict[str, str]] = {}
+
+    def keep(self, call: Call, role: str, leaves: list[Leaf]) -> None:
+        """Add a record to `call` for every leaf."""
+        for leaf in leaves:
+            record = call.record(role, leaf.slot)
+            if isinstance(leaf.content, Value):
+                record["value"] = leaf.content.value
+            elif isinstance(leaf.content, Skipped):
+                record["skipped"] = leaf.content.reason
+            else:
+                place = self.keep_tensor(leaf.content, record)
+                if leaf.in_object and self._passed_through(call, role, leaf.slot, place):
+                    continue
+            call.records.append(record)
+
+    def keep_tensor(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
+        """Fill `record` with what `tensor` is and where its bytes are, or why they are not.
+
+        Raises
+        ------
+        StoppedError
+            If the sink takes no more.
+        """
+        record["dtype"] = str(tensor.dtype).removeprefix("torch.")
+        record["shape"] = list(tensor.shape)
+        reason = _why_not(tensor)
+        if reason is None:
+            try:
+                with torch.no_grad():
+                    place = self._place(_plain_tensor(tensor, record), record)
+                record.update(place)
+                self.tensors += 1
+                return place
+            except UnstorableError as error:
+                reason = str(error)
+            except RuntimeError as error:
+                reason = f"torch cannot read it: {str(error).splitlines()[0]}"
+        record["skipped"] = reason
+        return {}
+
+    def end_step(self) -> None:
+        """Forget what only holds within a step."""
+        self._object_slots.clear()
+
+    def _place(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
+        known: dict[str, str] | None = self._seen.find(tensor)
+        if known is not None:
+            return self._sink.again(known, record)
+        place = self._sink.store(tensor, record)
+        self._seen.add(tensor, place)
+        return place
+
+    def _passed_through(self, call: Call, role: str, slot: str, place: dict[str, str]) -> bool:
+        """Whether an object's tensor stands in this step's records already.
+
+        A cache goes through every module with all its layers. Its tensors are recorded when first
+        met and when they changed, and again only for the module of their own layer.
+        """
+        if role != "input" or not place:
+            return False
+        known = self._object_slots.get(slot)
+        self._object_slots[slot] = place
+        if known != place:
+            return False
+        layer = getattr(call.module, "layer_idx", None)
+        return not (isinstance(layer, int) and f".{layer}." in slot)
+
+
+def _why_not(tensor: torch.Tensor) -> str | None:
+    """Why the bytes of `tensor` cannot be read, or None if they can."""
+    if tensor.device.type == "meta":
+        return "it is on the meta device and has no bytes"
+    if type(tensor).__name__ in ("FakeTensor", "FunctionalTensor"):
+        return f"it is a {type(tensor).__name__} and has no bytes"
+    if tensor.is_nested:
+        return "it is a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"its layout is {str(tensor.layout).removeprefix('torch.')}, not strided"
+    if tensor.is_quantized:
+        return f"it is quantised ({tensor.qscheme()}): its bytes need scales to be read"
+    return None
+
+
+def _plain_tensor(tensor: torch.Tensor, record: dict[str, Any]) -> torch.Tensor:
+    """Find the tensor that holds the bytes of `tensor`, which may be of a subclass."""
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return tensor
+    if hasattr(tensor, "to_local") and hasattr(tensor, "placements"):
+        local: torch.Tensor = tensor.to_local()
+        record["shape"] = list(local.shape)
+        record["note"] = f"the local part of a DTensor placed {tensor.placements}"
+        return local
+    if hasattr(tensor, "__tensor_flatten__"):
+        raise UnstorableError(f"it is a {type(tensor).__name__}, which wraps other tensors")
+    return tensor.as_subclass(torch.Tensor)
