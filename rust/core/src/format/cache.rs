@@ -3,12 +3,16 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::Contents;
 use crate::{Error, Result};
 
 /// A comparison walks one file of each side at a time; threads may straddle two.
 const CAPACITY: usize = 8;
+
+/// A file younger than this is read each time: its clock is too coarse to show that it was written again.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Tells whether a file is still the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,8 @@ pub(super) fn remembered(path: &Path, read: impl FnOnce(&Path) -> Result<Content
     }
     // Not read under the lock: other threads want other files meanwhile.
     let contents = Arc::new(read(path)?);
-    if contents.entries.len() < 2 {
+    let settled = file.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SETTLED));
+    if contents.entries.len() < 2 || !settled {
         return Ok(contents);
     }
     let mut recent = lock();
