@@ -78,3 +78,36 @@ class Dump:
     def values_json(self) -> str: ...
 
 def open_dump(path: str | PathLike[str]) -> Dump: ...
+
+@final
+class Alignment:
+    """Which tensors of two dumps stand for the same value."""
+
+    def __len__(self) -> int: ...
+    def columns(self) -> dict[str, list[Any]]:
+        """Give the pairs column by column.
+
+        `golden` and `candidate` are the first record's index on each side, `golden_records` and
+        `candidate_records` all of them; `confidence` is 0 to 1, `evidence` and `transform` are texts.
+        """
+    @property
+    def unmatched_golden(self) -> list[tuple[int, str | None]]:
+        """Record index, and the candidate's node whose name comes nearest."""
+    @property
+    def unmatched_candidate(self) -> list[tuple[int, str | None]]:
+        """Record index, and the golden node whose name comes nearest."""
+    @property
+    def notes(self) -> list[str]: ...
+    @property
+    def steps(self) -> list[tuple[int | None, int | None]]:
+        """Golden and candidate step of each pass that both sides have."""
+    def to_json(self) -> str:
+        """Write the alignment as `alignment.json`, by names."""
+    @staticmethod
+    def from_json(
+        text: str, golden: Dump, candidate: Dump, path: str = "alignment.json"
+    ) -> Alignment:
+        """Read what `to_json` wrote, or a person edited; `path` is for messages."""
+
+def align(golden: Dump, candidate: Dump, options_json: str = "{}") -> Alignment:
+    """Find out which tensors of two runs stand for the same value."""

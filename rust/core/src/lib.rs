@@ -1,6 +1,7 @@
 //! The engine of llmdbg: reads dumps of tensors, describes the graphs they came from,
 //! and measures pairs of tensors at the speed of the disk. It knows nothing of Python.
 
+pub mod align;
 pub mod compare;
 pub mod dtype;
 pub mod dump;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "documented in python/llmdbg/_core.pyi")]
 #![allow(clippy::needless_pass_by_value, reason = "Python arguments arrive by value")]
 
+mod align;
 mod dump;
 mod error;
 mod tensor;
@@ -19,6 +20,9 @@ mod _core {
 
     #[pymodule_export]
     use super::dump::{Dump, open_dump};
+
+    #[pymodule_export]
+    use super::align::{Alignment, align_dumps};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,0 +1,139 @@
+//! Which tensor of one run stands for which tensor of the other: pairs with a confidence and the evidence for it.
+
+mod exact;
+mod json;
+mod lookup;
+mod mapping;
+mod names;
+mod nearest;
+mod sketch;
+mod steps;
+mod transform;
+
+pub use json::{SCHEMA, read as read_json, write as write_json};
+pub use transform::Transform;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::dump::Dump;
+
+/// Below this confidence a pair is shown and never judged.
+pub const JUDGED: f32 = 0.6;
+
+/// What the user asks of the aligner.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// A mapping file of the user.
+    pub mapping: Option<PathBuf>,
+}
+
+/// One side of a pair: recorded tensors, and what turns them into the compared one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Side {
+    /// Indices into [`Dump::records`]; several where a transform joins them.
+    pub records: Vec<usize>,
+    /// Applied in order; empty for the recorded tensor itself.
+    pub transforms: Vec<Transform>,
+}
+
+/// A golden tensor and the candidate's tensor that stands for the same value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// The golden side.
+    pub golden: Side,
+    /// The candidate's side.
+    pub candidate: Side,
+    /// 0 to 1; below [`JUDGED`] the pair is shown and never judged.
+    pub confidence: f32,
+    /// Why they are paired, strongest first: `name`, `weight`, `shape`.
+    pub evidence: Vec<String>,
+}
+
+/// A record without a partner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unmatched {
+    /// Index into [`Dump::records`].
+    pub record: usize,
+    /// The node of the other side whose name comes nearest.
+    pub nearest: Option<String>,
+}
+
+/// How steps of the two runs correspond.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Steps {
+    /// Golden step and candidate step of the same forward pass.
+    pub pairs: Vec<(Option<u64>, Option<u64>)>,
+    /// Candidate step minus golden step, where it is one number.
+    pub shift: i64,
+    /// How that was found.
+    pub evidence: String,
+}
+
+/// The correspondence of two dumps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alignment {
+    /// The pairs, in the candidate's order of records.
+    pub pairs: Vec<Pair>,
+    /// Golden records in no pair.
+    pub unmatched_golden: Vec<Unmatched>,
+    /// Candidate records in no pair.
+    pub unmatched_candidate: Vec<Unmatched>,
+    /// The steps.
+    pub steps: Steps,
+    /// What the user should know: a step shift, a prefix that one side lacks, ranks that differ.
+    pub notes: Vec<String>,
+}
+
+impl Side {
+    /// The recorded tensor itself.
+    #[must_use]
+    pub fn plain(record: usize) -> Self {
+        Self { records: vec![record], transforms: Vec::new() }
+    }
+}
+
+impl Pair {
+    /// The transforms of both sides in words; empty when both are the recorded tensors themselves.
+    #[must_use]
+    pub fn transform(&self) -> String {
+        let side = |name: &str, side: &Side| {
+            let steps: Vec<String> = side.transforms.iter().map(ToString::to_string).collect();
+            (!steps.is_empty()).then(|| format!("{name}: {}", steps.join(", ")))
+        };
+        let sides = [side("golden", &self.golden), side("candidate", &self.candidate)];
+        sides.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Finds out which tensors of two runs stand for the same value.
+///
+/// # Errors
+/// A mapping that cannot be read or names what is not there.
+pub fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
+    let mut alignment = exact::align(golden, candidate);
+    if let Some(path) = &options.mapping {
+        mapping::apply(path, golden, candidate, &mut alignment)?;
+    }
+    finish(&mut alignment, golden, candidate);
+    Ok(alignment)
+}
+
+/// Puts pairs in order and lists what is in none of them.
+fn finish(alignment: &mut Alignment, golden: &Dump, candidate: &Dump) {
+    let key = |p: &Pair| (p.candidate.records.clone(), p.golden.records.clone());
+    alignment.pairs.sort_by_cached_key(key);
+    let unmatched = |side: fn(&Pair) -> &Side, own: &Dump, other: &Dump| {
+        let mut seen = vec![false; own.records.len()];
+        for &record in alignment.pairs.iter().flat_map(|pair| &side(pair).records) {
+            seen[record] = true;
+        }
+        let left: Vec<usize> = (0..own.records.len()).filter(|&i| !seen[i]).collect();
+        nearest::name(&left, own, other)
+    };
+    alignment.unmatched_golden = unmatched(|p| &p.golden, golden, candidate);
+    alignment.unmatched_candidate = unmatched(|p| &p.candidate, candidate, golden);
+}
