@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::walk::{self, file_name};
-use super::{Dump, loose, native, torch_hook};
+use super::{Dump, atb, loose, manual, msprobe, native, torch_hook};
 use crate::{Error, Result};
 
 /// A directory layout that llmdbg reads.
@@ -20,9 +20,12 @@ struct Layout {
 }
 
 /// The layouts; a directory may hold dumps of several.
-static LAYOUTS: [Layout; 2] = [
+static LAYOUTS: [Layout; 5] = [
     Layout { name: "llmdbg", marks: native::MARKS, find: native::find, open: native::open },
     Layout { name: "ait torch", marks: torch_hook::MARKS, find: torch_hook::find, open: torch_hook::open },
+    Layout { name: "ATB", marks: atb::MARKS, find: atb::find, open: atb::open },
+    Layout { name: "msprobe", marks: msprobe::MARKS, find: msprobe::find, open: msprobe::open },
+    Layout { name: "manual mapping", marks: manual::MARKS, find: manual::find, open: manual::open },
 ];
 
 /// How many levels below the named directory a single dump is looked for.

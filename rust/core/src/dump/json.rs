@@ -72,7 +72,6 @@ fn quote_bare_words(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A number, also where it is written as a word or a boolean.
-#[expect(dead_code, reason = "the msprobe layout reads numbers with it")]
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(n) => n.as_f64(),

@@ -2,9 +2,12 @@
 //!
 //! Each directory layout has a file of its own that turns a directory into a [`Dump`]; [`open`] finds out which.
 
+mod atb;
 mod detect;
 pub(crate) mod json;
 mod loose;
+pub mod manual;
+mod msprobe;
 mod native;
 mod problems;
 mod ranks;

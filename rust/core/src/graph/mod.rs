@@ -2,7 +2,9 @@
 //!
 //! Each producer's description of its graph has a file of its own here.
 
+pub(crate) mod atb_json;
 mod build;
+pub(crate) mod construct_json;
 pub(crate) mod model_tree;
 
 pub(crate) use build::{Draft, assemble, from_names, order_by_execution};
