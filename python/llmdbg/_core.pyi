@@ -52,6 +52,7 @@ def open_tensor(path: str | PathLike[str], key: str | None = None) -> TensorBuff
 def list_tensors(path: str | PathLike[str]) -> list[str]:
     """Names of the tensors of a file, in stored order, those that cannot be read included."""
 
+@final
 class Dump:
     """One recorded run, opened: names and places are known, tensors are not read."""
 
@@ -70,6 +71,8 @@ class Dump:
     @property
     def about_json(self) -> str: ...
     def __len__(self) -> int: ...
+    def tensor(self, index: int) -> TensorBuffer: ...
+    def candidate(self) -> Dump | None: ...
     def describe(self) -> None:
         """Fill dtype and shape of every record by reading the headers, in parallel."""
     def columns(self) -> dict[str, list[Any]]:

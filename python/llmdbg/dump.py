@@ -11,7 +11,9 @@ from llmdbg import _core
 if TYPE_CHECKING:
     from os import PathLike
 
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
 
 def open_dump(path: str | PathLike[str]) -> Dump:
@@ -139,3 +141,34 @@ class Dump:
         columns = self.core.columns()
         schema = {name: types.get(name, pl.String) for name in columns}
         return pl.DataFrame(columns, schema=schema)
+
+    def tensor(self, index: int) -> NDArray[np.generic]:
+        """Read the tensor of one record.
+
+        Parameters
+        ----------
+        index : int
+            Row of `records`.
+
+        Returns
+        -------
+        ndarray
+            As `llmdbg.read_tensor` gives it.
+
+        Raises
+        ------
+        LlmdbgError
+            If its file is malformed, or the dump holds only a description of it.
+        OSError
+            If the operating system refuses to read its file.
+        IndexError
+            If there is no such record.
+        """
+        from llmdbg.reading import to_numpy
+
+        return to_numpy(self.core.tensor(index))
+
+    def candidate(self) -> Dump | None:
+        """Open the other side of a manual mapping, whose directory holds both; None of other layouts."""
+        core = self.core.candidate()
+        return None if core is None else Dump(core)

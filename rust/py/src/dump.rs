@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use llmdbg_core::dump;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::error::to_py;
+use crate::tensor::TensorBuffer;
 
 /// One recorded run. Locked, because `describe` fills what the others read.
 #[pyclass(frozen, module = "llmdbg._core")]
@@ -67,6 +69,19 @@ impl Dump {
 
     fn __len__(&self) -> usize {
         self.read().records.len()
+    }
+
+    fn tensor(&self, py: Python<'_>, index: usize) -> PyResult<TensorBuffer> {
+        let dump = &*self.read();
+        if index >= dump.records.len() {
+            return Err(PyIndexError::new_err(format!("tensor {index} of {}", dump.records.len())));
+        }
+        py.detach(|| TensorBuffer::new(dump.tensor(index)?)).map_err(to_py)
+    }
+
+    fn candidate(&self, py: Python<'_>) -> PyResult<Option<Self>> {
+        let other = py.detach(|| dump::manual::candidate(&self.read()));
+        other.transpose().map(|dump| dump.map(|dump| Self(RwLock::new(dump)))).map_err(to_py)
     }
 
     fn describe(&self, py: Python<'_>) {
