@@ -16,14 +16,75 @@ _FORMULA_STARTS = "^[=+\\-@\\t\\r]"
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
     """Write the frame as CSV; text that a spreadsheet would run gets a ``'`` in front."""
-    import polars as pl
-    from polars import selectors as cs
-
-    text = cs.string()
-    safe = pl.when(text.str.contains(_FORMULA_STARTS)).then("'" + text).otherwise(text)
-    frame.with_columns(safe.name.keep()).write_csv(path)
+    _harmless(frame).write_csv(path)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write the frame as Parquet."""
     frame.write_parquet(path)
+
+
+def write_jsonl(frame: pl.DataFrame, path: Path) -> None:
+    """Write one JSON object per row; NaN and infinity, unknown to JSON, become null."""
+    import polars as pl
+    from polars import selectors as cs
+
+    finite = pl.when(cs.float().is_finite()).then(cs.float()).otherwise(None)
+    frame.with_columns(finite.name.keep()).write_ndjson(path)
+
+
+def write_xlsx(frame: pl.DataFrame, path: Path) -> None:
+    """Write a workbook of one sheet, with a filter on every column and the states marked.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        XlsxWriter is not installed.
+    """
+    import polars as pl
+    from polars import selectors as cs
+
+    try:
+        import xlsxwriter
+    except ModuleNotFoundError as error:
+        hint = "an XLSX report needs XlsxWriter: pip install 'llmdbg-ascend[report]'"
+        raise ModuleNotFoundError(hint, name="xlsxwriter") from error
+
+    # A worksheet has no infinity; as text it is at least visible.
+    infinite = pl.when(cs.float().is_nan()).then(None).otherwise(cs.float())
+    with xlsxwriter.Workbook(path, {"nan_inf_to_errors": True}) as workbook:
+        _harmless(frame).with_columns(infinite.name.keep()).write_excel(
+            workbook,
+            "compare",
+            freeze_panes=(1, 0),
+            autofilter=True,
+            conditional_formats={
+                "state": [
+                    {
+                        "type": "cell",
+                        "criteria": "==",
+                        "value": '"FAIL"',
+                        "format": _fill("#f8c8d0"),
+                    },
+                    {
+                        "type": "cell",
+                        "criteria": "==",
+                        "value": '"SUSPECT"',
+                        "format": _fill("#fdebb8"),
+                    },
+                ]
+            },
+        )
+
+
+def _fill(colour: str) -> dict[str, str]:
+    return {"bg_color": colour}
+
+
+def _harmless(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+    from polars import selectors as cs
+
+    text = cs.string()
+    safe = pl.when(text.str.contains(_FORMULA_STARTS)).then("'" + text).otherwise(text)
+    return frame.with_columns(safe.name.keep())
