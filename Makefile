@@ -16,6 +16,8 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "uv>=0.5" "maturin>=1.9,<2"
 	$(UV) pip install --quiet --python $(BIN)/python --group dev
+	# ATB's probe is two libraries in this wheel; what its Python side depends on is not needed.
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps "mindstudio-probe>=26.2,<27"
 	touch $@
 
 setup: $(VENV)/.ready ## Make the virtual environment in .venv

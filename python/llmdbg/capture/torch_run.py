@@ -1,0 +1,110 @@
+"""Recording torch in a command: the settings it is started with, and what it left behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from llmdbg.capture.atb_run import with_site
+from llmdbg.capture.injector import SETTINGS, TorchSettings
+from llmdbg.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from llmdbg.capture.atb import AtbDumpOptions
+
+
+def torch_settings(
+    options: AtbDumpOptions, *, now: float, weights: bool, root: str
+) -> TorchSettings:
+    """Translate the options of a recording into settings for torch.
+
+    Parameters
+    ----------
+    options
+        What to record; `names` are patterns over module and class names.
+    now
+        Seconds since the epoch; names the dump.
+    weights
+        Also the parameters.
+    root
+        Pattern over the class name of the model.
+
+    Raises
+    ------
+    UserError
+        When no step is asked for.
+    """
+    if options.executions == "none":
+        raise UserError("--execute-range none records nothing of torch")
+    steps = None
+    if options.executions != "all":
+        numbers = [int(part) for part in options.executions.split(",")]
+        steps = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    moment = now
+    while (path := options.output / f"torch_dump_{_timestamp(moment)}").exists():
+        moment += 1
+    return TorchSettings(
+        path=str(path),
+        steps=steps,
+        modules=tuple(part for part in options.names.split(",") if part),
+        inputs=options.part != 1,
+        outputs=options.part != 0,
+        weights=weights,
+        devices=tuple(part for part in options.device.split(",") if part),
+        root=root,
+    )
+
+
+def torch_environment(settings: TorchSettings, base_env: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment in which every Python process records the first model it calls."""
+    return with_site(base_env, {SETTINGS: settings.to_text()})
+
+
+def recorded_paths(trace: Path) -> list[Path]:
+    """List the dumps that the command's processes finished, without doubles."""
+    from pathlib import Path as RealPath
+
+    return sorted({RealPath(facts["path"]) for facts in _facts(trace, "torch")})
+
+
+def problems(trace: Path) -> list[str]:
+    """List what the processes said of their recordings, without doubles."""
+    found = [str(text) for facts in _facts(trace, "torch") for text in facts["problems"]]
+    return list(dict.fromkeys(found))
+
+
+def why_no_torch(trace: Path, settings: TorchSettings) -> str:
+    """Say in one line why no process recorded torch."""
+    reasons = [str(facts["reason"]) for facts in _facts(trace, "torch-failed")]
+    if reasons:
+        return reasons[0]
+    devices = sorted({str(facts["device"]) for facts in _facts(trace, "torch-other-device")})
+    if devices:
+        return (
+            f"--device-id {','.join(settings.devices)} matches none of the devices that ran: "
+            f"{', '.join(devices)}"
+        )
+    if _facts(trace, "torch-imported"):
+        wanted = f"of a class {settings.root}" if settings.root else "with submodules"
+        return f"torch was imported, but no torch module {wanted} was called, or its process died"
+    return (
+        "no Python process of the command imported torch (python -I, -E and -S cannot be recorded)"
+    )
+
+
+def _facts(trace: Path, what: str) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(trace.glob(f"{what}.*")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue  # a process that died while writing it
+    return found
+
+
+def _timestamp(moment: float) -> str:
+    return time.strftime("%Y%m%d_%H%M%S", time.gmtime(moment))
