@@ -130,7 +130,7 @@ class Dump:
         import polars as pl
 
         self.core.describe()
-        types = {
+        types: dict[str, pl.DataType | type[pl.DataType]] = {
             "step": pl.UInt64,
             "rank": pl.UInt32,
             "call": pl.UInt32,
@@ -169,6 +169,6 @@ class Dump:
         return to_numpy(self.core.tensor(index))
 
     def candidate(self) -> Dump | None:
-        """Open the other side of a manual mapping, whose directory holds both; None of other layouts."""
+        """Open the other side of a manual mapping, which holds both; None of other layouts."""
         core = self.core.candidate()
         return None if core is None else Dump(core)

@@ -1,7 +1,7 @@
 """Writes ATB dumps as the probes of each era leave them, byte for byte.
 
-`write_bin` writes one tensor file, `AtbDump` a whole dump: `.op(...)` for tensors, `.model(...)` and
-`.layer(...)` for topology. Execution numbers and first-level numbers are the caller's: to write
+`write_bin` writes one tensor file, `AtbDump` a whole dump: `.op(...)` for tensors, `.model(...)`
+and `.layer(...)` for topology. Execution numbers and first-level numbers are the caller's: to write
 era C's renumbered directories, give renumbered executions.
 """
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::walk::{self, Walk};
+use super::walk::{self, Walk, natural_cmp};
 use super::{Dump, Location, Phase, Problems, Role, TensorRecord};
 use crate::Result;
 use crate::format::{self, Entry, atb_bin};
@@ -52,7 +52,13 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
     let mut dump = Dump::new("folder", dir);
     let (mut walk, mut problems) = (Walk::default(), Problems::default());
     let mut files = Vec::new();
-    collect(dir, "", 0, &mut walk, &mut problems, &mut files);
+    // Links last: what they lead to keeps its own name where that lies in the folder, too.
+    let mut links = vec![Found { path: dir.to_owned(), name: String::new() }];
+    while let Some(Found { path, name }) = links.pop() {
+        let depth = name.matches('/').count();
+        collect(&path, &name, depth, &mut walk, &mut problems, &mut files, &mut links);
+    }
+    files.sort_by(|a, b| natural_cmp(&a.name, &b.name).then_with(|| a.path.cmp(&b.path)));
     let opened: Vec<_> = files
         .par_iter()
         .map(|file| if is_container(&file.path) { Some(format::contents(&file.path)) } else { None })
@@ -128,11 +134,14 @@ fn collect(
     walk: &mut Walk,
     problems: &mut Problems,
     files: &mut Vec<Found>,
+    links: &mut Vec<Found>,
 ) {
     for entry in walk.enter(dir, depth, problems) {
         let name = format!("{prefix}{}", entry.name);
-        if entry.is_dir {
-            collect(&entry.path, &format!("{name}/"), depth + 1, walk, problems, files);
+        if entry.is_dir && entry.is_link {
+            links.push(Found { path: entry.path, name: format!("{name}/") });
+        } else if entry.is_dir {
+            collect(&entry.path, &format!("{name}/"), depth + 1, walk, problems, files, links);
         } else if is_tensor_file(&entry.path) {
             files.push(Found { name: stem(Path::new(&name)), path: entry.path });
         }

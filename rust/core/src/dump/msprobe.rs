@@ -182,8 +182,8 @@ impl<'a> Reader<'a> {
     fn read_entry(&mut self, name: &str, entry: &Value, order: u64) {
         let call = parse_call(name);
         let Value::Object(groups) = entry else {
-            // A tensor saved by hand stands where groups of them otherwise do.
-            return self.read_item(&call, Role::Other, "0", entry, order);
+            // Tensors saved by hand stand where groups of them otherwise do.
+            return self.read_list(&call, Role::Other, entry, order);
         };
         if groups.contains_key("type") && !groups.contains_key("output") {
             return self.read_item(&call, Role::Other, "0", entry, order);
