@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmdbg._core import LlmdbgError
-    from llmdbg.capture import CaptureWarning, TorchCapture, capture_torch
+    from llmdbg.capture import (
+        CaptureWarning,
+        TorchCapture,
+        capture_torch,
+        get_fx_dump_config,
+        get_ge_dump_config,
+    )
     from llmdbg.dump import Dump, open_dump
     from llmdbg.reading import read_tensor, read_tensors
 
@@ -17,6 +23,8 @@ __all__ = [
     "LlmdbgError",
     "TorchCapture",
     "capture_torch",
+    "get_fx_dump_config",
+    "get_ge_dump_config",
     "open_dump",
     "read_tensor",
     "read_tensors",
@@ -29,6 +37,8 @@ _HOMES = {
     "LlmdbgError": "llmdbg._core",
     "TorchCapture": "llmdbg.capture",
     "capture_torch": "llmdbg.capture",
+    "get_fx_dump_config": "llmdbg.capture",
+    "get_ge_dump_config": "llmdbg.capture",
     "open_dump": "llmdbg.dump",
     "read_tensor": "llmdbg.reading",
     "read_tensors": "llmdbg.reading",
