@@ -1,1 +1,15 @@
 //! Planning and running a comparison of two dumps.
+
+mod measures;
+mod merge;
+mod part;
+mod plan;
+mod prepare;
+mod run;
+
+pub use measures::{COLUMNS, Column, Get, Measures, columns};
+pub use plan::Sizes;
+pub use run::{Options, Progress, Row, row_profile, run};
+
+#[cfg(test)]
+mod tests;

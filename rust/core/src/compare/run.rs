@@ -1,0 +1,398 @@
+//! Running a comparison: worker threads take parts in order, each pair merges its parts in order.
+//!
+//! What is computed depends on the tensors alone. Threads decide only who computes it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::measures::Measures;
+use super::merge::Merger;
+use super::part::{Pair, PartSums, Workspace, measure};
+use super::plan::{Plan, Sizes};
+use super::prepare::{Prepared, prepare};
+use crate::{Error, Result, Tensor, TensorInfo};
+
+/// How to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Worker threads; 0 for as many as there are processors, 32 at most.
+    pub threads: usize,
+    /// Whether to take softmax divergences.
+    pub kl: bool,
+    /// How pairs are cut.
+    pub sizes: Sizes,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 0, kl: true, sizes: Sizes::default() }
+    }
+}
+
+impl Options {
+    fn workers(&self) -> usize {
+        match self.threads {
+            // Beyond this the memory is the limit, and every worker has buffers of its own.
+            0 => thread::available_parallelism().map_or(1, usize::from).min(32),
+            n => n,
+        }
+    }
+}
+
+/// The outcome for one pair.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    /// The measures, as far as there are any.
+    pub measures: Measures,
+    /// Why there are none, or only some.
+    pub reason: Option<String>,
+    /// How shapes were reconciled.
+    pub shape_note: Option<String>,
+    /// What the readers of the two files noticed.
+    pub notes: Vec<String>,
+    /// Golden dtype and shape, when it could be opened.
+    pub golden: Option<TensorInfo>,
+    /// Candidate dtype and shape, when it could be opened.
+    pub candidate: Option<TensorInfo>,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Pairs finished.
+    pub pairs: u64,
+    /// Pairs in all.
+    pub of: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// Opens the `i`-th pair: golden, then candidate.
+pub type Open<'a> = &'a (dyn Fn(usize) -> (Result<Tensor>, Result<Tensor>) + Sync);
+
+/// Compares `count` pairs and returns one row for each.
+///
+/// `tick` is called about twenty times a second on the calling thread, and ends the run by breaking.
+///
+/// # Errors
+/// [`Error::Cancelled`] when `tick` broke. A pair that cannot be opened, read or measured is a row with a
+/// reason instead.
+pub fn run(
+    count: usize,
+    open: Open<'_>,
+    options: &Options,
+    tick: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Row>> {
+    let shared = Shared {
+        open,
+        options,
+        profile: false,
+        queue: Mutex::new(Queue::new(count)),
+        changed: Condvar::new(),
+        rows: (0..count).map(|_| Mutex::new(None)).collect(),
+        pairs_done: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    shared.work(options.workers().min(count.max(1) * 64), tick)?;
+    Ok(shared
+        .rows
+        .into_iter()
+        .map(|row| row.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_default().0)
+        .collect())
+}
+
+/// Relative L2 of every row of a pair, joined over neighbouring rows when there are more than `most`.
+///
+/// Returns the values and the number of rows that each stands for.
+///
+/// # Errors
+/// When the pair cannot be measured.
+pub fn row_profile(
+    golden: &Tensor,
+    candidate: &Tensor,
+    most: usize,
+    options: &Options,
+) -> Result<(Vec<f32>, u64)> {
+    let open = |_: usize| (Ok(golden.clone()), Ok(candidate.clone()));
+    let shared = Shared {
+        open: &open,
+        options,
+        profile: true,
+        queue: Mutex::new(Queue::new(1)),
+        changed: Condvar::new(),
+        rows: vec![Mutex::new(None)],
+        pairs_done: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    shared.work(options.workers(), &mut |_| ControlFlow::Continue(()))?;
+    let (row, profile) = lock(&shared.rows[0]).take().unwrap_or_default();
+    if let Some(reason) = row.reason {
+        return Err(Error::Invalid(reason));
+    }
+    let group = profile.len().div_ceil(most.max(1)).max(1);
+    // Of joined rows the worst one shows.
+    let joined = profile.chunks(group).map(|rows| rows.iter().fold(0f64, |m, &v| m.max(v)) as f32).collect();
+    Ok((joined, group as u64))
+}
+
+type Finished = (Row, Vec<f64>);
+
+struct Shared<'a> {
+    open: Open<'a>,
+    options: &'a Options,
+    profile: bool,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    rows: Vec<Mutex<Option<Finished>>>,
+    pairs_done: AtomicU64,
+    bytes: AtomicU64,
+    stop: AtomicBool,
+}
+
+struct Queue {
+    next_pair: usize,
+    count: usize,
+    /// Pairs that are being opened and may yet bring parts.
+    opening: usize,
+    parts: VecDeque<(Arc<Active>, u64)>,
+}
+
+impl Queue {
+    fn new(count: usize) -> Self {
+        Self { next_pair: 0, count, opening: 0, parts: VecDeque::new() }
+    }
+}
+
+/// A pair under way.
+struct Active {
+    index: usize,
+    pair: Pair,
+    plan: Plan,
+    row: Mutex<Row>,
+    broken: AtomicBool,
+    joining: Mutex<Joining>,
+    joined: Condvar,
+}
+
+struct Joining {
+    merger: Option<Merger>,
+    next: u64,
+    early: BTreeMap<u64, Result<PartSums>>,
+}
+
+/// Results that may wait for an earlier part of their pair; beyond, their workers wait too.
+const EARLY: usize = 8;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared<'_> {
+    fn work(&self, workers: usize, tick: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
+        let of = self.rows.len() as u64;
+        thread::scope(|scope| {
+            let (alive, gone) = mpsc::channel::<()>();
+            for _ in 0..workers.max(1) {
+                let alive = alive.clone();
+                scope.spawn(move || {
+                    self.worker();
+                    drop(alive);
+                });
+            }
+            drop(alive);
+            loop {
+                let ended =
+                    gone.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Disconnected);
+                let (pairs, bytes) = (self.pairs_done.load(Relaxed), self.bytes.load(Relaxed));
+                if tick(Progress { pairs, of, bytes }).is_break() {
+                    self.stop.store(true, Relaxed);
+                    return Err(Error::Cancelled);
+                }
+                if ended {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn worker(&self) {
+        let mut work = Workspace::default();
+        let mut queue = lock(&self.queue);
+        while !self.stop.load(Relaxed) {
+            if let Some((active, part)) = queue.parts.pop_front() {
+                drop(queue);
+                self.measure(&active, part, &mut work);
+                queue = lock(&self.queue);
+            } else if queue.next_pair < queue.count {
+                let index = queue.next_pair;
+                queue.next_pair += 1;
+                queue.opening += 1;
+                drop(queue);
+                let opened = self.begin(index);
+                queue = lock(&self.queue);
+                queue.opening -= 1;
+                if let Some(active) = &opened {
+                    queue.parts.extend((1..active.plan.parts()).map(|i| (Arc::clone(active), i)));
+                }
+                self.changed.notify_all();
+                if let Some(active) = opened {
+                    drop(queue);
+                    self.measure(&active, 0, &mut work);
+                    queue = lock(&self.queue);
+                }
+            } else if queue.opening > 0 {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Opens a pair; `None` when it is finished without measuring.
+    fn begin(&self, index: usize) -> Option<Arc<Active>> {
+        let (golden, candidate) = (self.open)(index);
+        let mut row = Row {
+            golden: golden.as_ref().ok().map(|t| t.info.clone()),
+            candidate: candidate.as_ref().ok().map(|t| t.info.clone()),
+            ..Row::default()
+        };
+        let (golden, candidate) = match (golden, candidate) {
+            (Ok(golden), Ok(candidate)) => (golden, candidate),
+            (golden, candidate) => {
+                let side = |name: &str, side: Result<Tensor>| side.err().map(|e| format!("{name}: {e}"));
+                let reasons = [side("golden", golden), side("candidate", candidate)];
+                row.reason = Some(reasons.into_iter().flatten().collect::<Vec<_>>().join("; "));
+                self.finish(index, row, Vec::new());
+                return None;
+            }
+        };
+        for (name, tensor) in [("golden", &golden), ("candidate", &candidate)] {
+            row.notes.extend(tensor.notes.iter().map(|note| format!("{name}: {note}")));
+        }
+        row.measures.elements = golden.info.numel();
+        let same_dtype = golden.info.dtype == candidate.info.dtype;
+        let (prepared, note) = prepare(golden, candidate, self.options.kl);
+        row.shape_note = note;
+        let pair = match prepared {
+            Prepared::Pair(pair) => *pair,
+            Prepared::Reason(reason) => {
+                row.measures.bitwise_equal = same_dtype && row.measures.elements == 0;
+                row.reason = Some(reason);
+                self.finish(index, row, Vec::new());
+                return None;
+            }
+            Prepared::Bytes(tensors) => {
+                self.compare_bytes(&tensors, &mut row);
+                self.finish(index, row, Vec::new());
+                return None;
+            }
+        };
+        let plan = Plan::new(pair.matrix, &self.options.sizes);
+        let (has_ulp, has_kl) = (pair.recipe.has_ulp(), pair.recipe.has_kl());
+        let merger = Merger::new(&plan, pair.components, has_ulp, has_kl, self.profile);
+        Some(Arc::new(Active {
+            index,
+            pair,
+            plan,
+            row: Mutex::new(row),
+            broken: AtomicBool::new(false),
+            joining: Mutex::new(Joining { merger: Some(merger), next: 0, early: BTreeMap::new() }),
+            joined: Condvar::new(),
+        }))
+    }
+
+    fn measure(&self, active: &Active, index: u64, work: &mut Workspace) {
+        let part = active.plan.part(index);
+        let result = if active.broken.load(Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            let size = active.pair.golden.info.dtype.size() + active.pair.candidate.info.dtype.size();
+            let bytes = (part.rows * part.cols * size) as u64 / active.pair.components;
+            self.bytes.fetch_add(bytes, Relaxed);
+            measure(&active.pair, part, &self.options.sizes, work)
+        };
+        self.join(active, index, result);
+    }
+
+    /// Merges a part and those that waited for it.
+    fn join(&self, active: &Active, index: u64, result: Result<PartSums>) {
+        let mut joining = lock(&active.joining);
+        while joining.next != index && joining.early.len() >= EARLY && !self.stop.load(Relaxed) {
+            let wait = active.joined.wait_timeout(joining, Duration::from_millis(50));
+            joining = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        joining.early.insert(index, result);
+        loop {
+            let next = joining.next;
+            let Some(result) = joining.early.remove(&next) else { break };
+            joining.next += 1;
+            match result {
+                Ok(sums) => {
+                    if let Some(merger) = &mut joining.merger {
+                        merger.add(active.plan.part(next), sums);
+                    }
+                }
+                Err(error) => {
+                    joining.merger = None;
+                    if !active.broken.swap(true, Relaxed) {
+                        lock(&active.row).reason = Some(error.to_string());
+                    }
+                }
+            }
+        }
+        active.joined.notify_all();
+        if joining.next == active.plan.parts() {
+            let merger = joining.merger.take();
+            drop(joining);
+            let mut row = std::mem::take(&mut *lock(&active.row));
+            let mut profile = Vec::new();
+            if let Some(merger) = merger {
+                let (mut merged, rows) = merger.finish();
+                merged.same_bytes &=
+                    row.golden.as_ref().map(|i| i.dtype) == row.candidate.as_ref().map(|i| i.dtype);
+                if merged.sums.counted == 0 {
+                    row.reason = Some("no element is finite on both sides".into());
+                }
+                row.measures = Measures::from_sums(&merged, row.measures.elements, active.pair.components);
+                profile = rows;
+            }
+            self.finish(active.index, row, profile);
+        }
+    }
+
+    fn finish(&self, index: usize, row: Row, profile: Vec<f64>) {
+        *lock(&self.rows[index]) = Some((row, profile));
+        self.pairs_done.fetch_add(1, Relaxed);
+    }
+
+    fn compare_bytes(&self, [golden, candidate]: &[Tensor; 2], row: &mut Row) {
+        let dtype = golden.info.dtype;
+        row.reason = Some(format!("dtype not measurable: {dtype}: only bitwise equality is known"));
+        let chunk = self.options.sizes.chunk as u64;
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        row.measures.bitwise_equal = true;
+        for first in (0..golden.info.numel()).step_by(chunk as usize) {
+            let len = chunk.min(golden.info.numel() - first) as usize * dtype.size();
+            a.resize(len, 0);
+            b.resize(len, 0);
+            if let Err(error) = golden.read_at(first, &mut a).and_then(|()| candidate.read_at(first, &mut b))
+            {
+                row.reason = Some(error.to_string());
+                row.measures.bitwise_equal = false;
+                return;
+            }
+            self.bytes.fetch_add(2 * len as u64, Relaxed);
+            if a != b || self.stop.load(Relaxed) {
+                row.measures.bitwise_equal = false;
+                return;
+            }
+        }
+    }
+}
