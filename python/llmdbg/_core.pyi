@@ -1,7 +1,11 @@
 """Types of the Rust extension. Every function releases the GIL while it reads or computes."""
 
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -114,3 +118,62 @@ class Alignment:
 
 def align(golden: Dump, candidate: Dump, options_json: str = "{}") -> Alignment:
     """Find out which tensors of two runs stand for the same value."""
+
+def measures() -> list[tuple[str, str]]:
+    """Name and meaning of every measure, in the order of the report."""
+
+def compare_pairs(
+    golden: Dump,
+    candidate: Dump,
+    golden_index: Sequence[int] | NDArray[np.integer[Any]],
+    candidate_index: Sequence[int] | NDArray[np.integer[Any]],
+    *,
+    threads: int = 0,
+    kl: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure pairs of records; one element per pair in every column.
+
+    The columns of `measures()` are arrays: float64 with NaN for a number that does not exist, int64 with
+    -1 for an index or count that does not exist, uint8 for yes and no. Beside them stand lists:
+    `golden_dtype`, `golden_shape`, `candidate_dtype`, `candidate_shape`, `shape_note`, `note` and
+    `cmp_fail_reason`, with None where there is nothing to say. A pair that cannot be measured is a row
+    with a reason. `progress` is called about twenty times a second with pairs done and pairs in all; an
+    exception it raises, and Ctrl-C, end the comparison.
+    """
+
+def compare_tensors(
+    golden: str | PathLike[str],
+    candidate: str | PathLike[str],
+    golden_key: str | None = None,
+    candidate_key: str | None = None,
+    *,
+    threads: int = 0,
+    kl: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure two tensors of two files; columns as `compare_pairs` gives them, one element each."""
+
+def row_profile(
+    golden: Dump,
+    candidate: Dump,
+    golden_index: int,
+    candidate_index: int,
+    most: int = 65536,
+    *,
+    threads: int = 0,
+) -> tuple[NDArray[np.float32], int]:
+    """Give every row's relative L2, and how many neighbouring rows each value stands for.
+
+    With more than `most` rows each value is the worst of its neighbours.
+    """
+
+def tensor_stats(
+    path: str | PathLike[str], key: str | None = None, *, histogram: bool = False
+) -> dict[str, Any]:
+    """Describe the values of one tensor.
+
+    `dtype`, `shape`, `elements`; `finite`, `nan`, `pos_inf`, `neg_inf`, `zero`, `subnormal`, `near_max`
+    counts; `min`, `max`, `mean`, `rms`, `norm` of the finite values. With `histogram`, 64 counts from min
+    to max, empty without finite values. Of complex elements both parts are counted.
+    """

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "Python arguments arrive by value")]
 
 mod align;
+mod compare;
 mod dump;
 mod error;
 mod tensor;
@@ -23,6 +24,9 @@ mod _core {
 
     #[pymodule_export]
     use super::align::{Alignment, align_dumps};
+
+    #[pymodule_export]
+    use super::compare::{compare_pairs, compare_tensors, measures, row_profile, tensor_stats};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -123,7 +123,7 @@ impl Measures {
 fn one_minus_cosine(sums: &Sums) -> f64 {
     let (a, b) = (sums.aa.sqrt(), sums.bb.sqrt());
     if sums.aa == 0.0 || sums.bb == 0.0 {
-        return if sums.aa == sums.bb { 0.0 } else { 1.0 };
+        return if sums.aa == 0.0 && sums.bb == 0.0 { 0.0 } else { 1.0 };
     }
     let value = if sums.dd < a * b {
         let gap = a - b;

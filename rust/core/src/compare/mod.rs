@@ -9,7 +9,7 @@ mod run;
 
 pub use measures::{COLUMNS, Column, Get, Measures, columns};
 pub use plan::Sizes;
-pub use run::{Options, Progress, Row, row_profile, run};
+pub use run::{Open, Options, Progress, Row, row_profile, run};
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ impl Default for Sizes {
 
 /// A tensor as a matrix: all but the last axis are the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matrix {
+pub(super) struct Matrix {
     /// Number of rows; a scalar is one row.
     pub rows: u64,
     /// Components per row.
@@ -33,7 +33,7 @@ pub struct Matrix {
 impl Matrix {
     /// From a shape and the number of components per element.
     #[must_use]
-    pub fn new(shape: &[u64], components: u64) -> Self {
+    pub(super) fn new(shape: &[u64], components: u64) -> Self {
         let (last, leading) = shape.split_last().map_or((1, &[][..]), |(&last, rest)| (last, rest));
         Self { rows: leading.iter().product(), cols: last * components }
     }
@@ -41,7 +41,7 @@ impl Matrix {
 
 /// A rectangle of the matrix, measured by one thread in one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(super) struct Part {
     /// First row.
     pub row: u64,
     /// Number of rows.
@@ -55,7 +55,7 @@ pub struct Part {
 /// The parts of a matrix, in the order in which they are merged: column segment by column segment, so that
 /// the sums of one segment's channels are all that is held.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     matrix: Matrix,
     segment: u64,
     rows_per_part: u64,
@@ -64,7 +64,7 @@ pub struct Plan {
 impl Plan {
     /// Cuts a matrix.
     #[must_use]
-    pub fn new(matrix: Matrix, sizes: &Sizes) -> Self {
+    pub(super) fn new(matrix: Matrix, sizes: &Sizes) -> Self {
         // One row has no channels to hold.
         let widest = if matrix.rows <= 1 { sizes.part.max(sizes.segment) } else { sizes.segment };
         let segments = matrix.cols.div_ceil(widest as u64).max(1);
@@ -76,7 +76,7 @@ impl Plan {
 
     /// Number of column segments.
     #[must_use]
-    pub fn segments(&self) -> u64 {
+    pub(super) fn segments(&self) -> u64 {
         self.matrix.cols.div_ceil(self.segment).max(1)
     }
 
@@ -86,13 +86,13 @@ impl Plan {
 
     /// Number of parts.
     #[must_use]
-    pub fn parts(&self) -> u64 {
+    pub(super) fn parts(&self) -> u64 {
         self.bands() * self.segments()
     }
 
     /// The `i`-th part.
     #[must_use]
-    pub fn part(&self, i: u64) -> Part {
+    pub(super) fn part(&self, i: u64) -> Part {
         let (segment, band) = (i / self.bands(), i % self.bands());
         let (row, col) = (band * self.rows_per_part, segment * self.segment);
         Part {
@@ -106,7 +106,7 @@ impl Plan {
 
 /// Lengths of the pieces of a row: nearly equal, at most `block`, whole lanes but for the last.
 #[must_use]
-pub fn piece(width: usize, block: usize) -> usize {
+pub(super) fn piece(width: usize, block: usize) -> usize {
     width.div_ceil(width.div_ceil(block).max(1)).next_multiple_of(16).min(block.max(1))
 }
 

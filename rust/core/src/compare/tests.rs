@@ -61,6 +61,7 @@ fn close(got: f64, expected: f64, tolerance: f64) -> bool {
 }
 
 /// The definitions, read plainly.
+#[allow(clippy::too_many_lines, reason = "one definition after the other")]
 fn check(measures: &Measures, cols: usize, a: &[f64], b: &[f64]) -> Result<(), TestCaseError> {
     let finite: Vec<usize> = (0..a.len()).filter(|&i| a[i].is_finite() && b[i].is_finite()).collect();
     let sum = |f: &dyn Fn(usize) -> f64| finite.iter().map(|&i| f(i)).sum::<f64>();

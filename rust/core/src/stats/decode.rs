@@ -229,7 +229,7 @@ fn hifloat8(byte: u8) -> f64 {
     } else {
         // The first bit is the exponent's sign; its magnitude starts with a 1 that is not stored.
         let top = 1u32 << (exponent_bits - 1);
-        let magnitude = (top | (field & (top - 1))) as i32;
+        let magnitude = (top | (field & (top - 1))).cast_signed();
         if field & top == 0 { magnitude } else { -magnitude }
     };
     sign * (1.0 + mantissa) * 2f64.powi(exponent)

@@ -271,13 +271,14 @@ fn apart(acc: &mut [[f32; LANES]; 3], l: usize, a: f32, b: f32) {
 fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5·2²³ rounds to the nearest integer without a call on any instruction set.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    // 355/512: its product with an integer of 15 bits is exact.
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = greater(x, FLOOR);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let tail = 4.166_579_6e-2 + r * (8.333_333_3e-3 + r * 1.393_5e-3);
+    let tail = 4.166_579_6e-2 + r * (8.333_333e-3 + r * 1.393_5e-3);
     let poly = 1.0 + r * (1.0 + r * (0.5 + r * (1.666_666_6e-1 + r * tail)));
     // n ≥ −127, where the bits of the scale become those of 0.
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));

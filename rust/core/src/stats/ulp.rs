@@ -67,7 +67,7 @@ fn distance(a: f32, b: f32, round: impl Fn(u32) -> u32) -> u32 {
     let (x, y) = (round(a & 0x7fff_ffff), round(b & 0x7fff_ffff));
     let apart = x + y;
     let near = x.max(y) - x.min(y);
-    if ((a ^ b) as i32) < 0 { apart } else { near }
+    if (a ^ b).cast_signed() < 0 { apart } else { near }
 }
 
 /// Magnitude bits of a finite `f32`, rounded to `bfloat16`.
