@@ -10,10 +10,10 @@ from llmdbg.report.model import Report, Side
 from llmdbg.verdict import judge
 
 MEASURES = (
-    "relative_euclidean_distance",
-    "worst_row_error",
-    "worst_row_index",
-    "nonfinite_mismatch",
+    "relative_l2",
+    "worst_row_relative_l2",
+    "worst_row",
+    "finiteness_mismatch",
     "max_absolute_error",
     "cmp_fail_reason",
 )
@@ -57,10 +57,10 @@ class Run:
             "confidence": 1.0,
             "evidence": "name",
             "transform": None,
-            "relative_euclidean_distance": error,
-            "worst_row_error": error,
-            "worst_row_index": 0,
-            "nonfinite_mismatch": 0,
+            "relative_l2": error,
+            "worst_row_relative_l2": error,
+            "worst_row": 0,
+            "finiteness_mismatch": None if error is None else 0,
             "max_absolute_error": error,
             "cmp_fail_reason": None,
         }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         get_fx_dump_config,
         get_ge_dump_config,
     )
+    from llmdbg.comparison import Result, compare
     from llmdbg.dump import Dump, open_dump
     from llmdbg.reading import read_tensor, read_tensors
 
@@ -21,8 +22,10 @@ __all__ = [
     "CaptureWarning",
     "Dump",
     "LlmdbgError",
+    "Result",
     "TorchCapture",
     "capture_torch",
+    "compare",
     "get_fx_dump_config",
     "get_ge_dump_config",
     "open_dump",
@@ -35,8 +38,10 @@ _HOMES = {
     "CaptureWarning": "llmdbg.capture",
     "Dump": "llmdbg.dump",
     "LlmdbgError": "llmdbg._core",
+    "Result": "llmdbg.comparison",
     "TorchCapture": "llmdbg.capture",
     "capture_torch": "llmdbg.capture",
+    "compare": "llmdbg.comparison",
     "get_fx_dump_config": "llmdbg.capture",
     "get_ge_dump_config": "llmdbg.capture",
     "open_dump": "llmdbg.dump",

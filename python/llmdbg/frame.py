@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -40,6 +41,17 @@ _SCHEMA: dict[str, Any] = {
     "reason": pl.String,
     "ratio": pl.Float64,
     "floor": pl.Float64,
+}
+# What the engine calls by shorter names than `ait` does.
+_AIT_NAMES = {
+    "golden_max": "golden_max_value",
+    "golden_min": "golden_min_value",
+    "golden_mean": "golden_mean_value",
+    "candidate_max": "my_max_value",
+    "candidate_min": "my_min_value",
+    "candidate_mean": "my_mean_value",
+    "candidate_dtype": "my_dtype",
+    "candidate_shape": "my_shape",
 }
 NO_COUNTERPART = {
     "golden": "no counterpart in the candidate",
@@ -85,7 +97,7 @@ def build(
             "transform": pl.Series(alignment["transform"], dtype=pl.String),
         }
     )
-    measured = pl.DataFrame({name: pl.Series(values) for name, values in measures.items()})
+    measured = _measured(measures)
     matched = pl.concat([pairs, measured], how="horizontal")
     alone = [
         pl.DataFrame(
@@ -113,7 +125,12 @@ def build(
         pl.col("step").alias("token_id"),
         pl.int_range(pl.len()).cast(pl.String).alias("data_id"),
     )
-    return _arranged(rows, [c for c in measures if c not in AIT_COLUMNS])
+    return _arranged(rows, measured.columns)
+
+
+def text(path: str) -> str:
+    """Return a path as text that can be written: bytes that are no UTF-8 become ``\ufffd``."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
 
 
 def with_verdict(
@@ -137,17 +154,15 @@ def _side(columns: Columns, side: str) -> pl.DataFrame:
     ait = "golden" if side == "golden" else "my"
     count = len(columns["node"])
     paths = [
-        None if path is None else path if not key else f"{path}#{key}"
+        None if path is None else text(path) if not key else f"{text(path)}#{key}"
         for path, key in zip(columns["path"], columns["key"], strict=True)
     ]
-    dtypes = [None if d is None else f"torch.{d}" for d in columns["dtype"]]
-    shapes = [None if s is None else str([int(n) for n in s]) for s in columns["shape"]]
     return pl.DataFrame(
         {
             f"_{side}": pl.Series(range(count), dtype=pl.UInt32),
             f"{ait}_data_path": pl.Series(paths, dtype=pl.String),
-            f"{ait}_dtype": pl.Series(dtypes, dtype=pl.String),
-            f"{ait}_shape": pl.Series(shapes, dtype=pl.String),
+            f"{ait}_dtype": pl.Series(_dtypes(columns["dtype"]), dtype=pl.String),
+            f"{ait}_shape": pl.Series(_shapes(columns["shape"]), dtype=pl.String),
             f"{side}_node": pl.Series(columns["node"], dtype=pl.String),
             f"{side}_op_type": pl.Series(columns["op_type"], dtype=pl.String),
             **{
@@ -156,6 +171,46 @@ def _side(columns: Columns, side: str) -> pl.DataFrame:
             },
         }
     )
+
+
+def _dtypes(names: Sequence[str | None]) -> list[str | None]:
+    return [None if name is None else f"torch.{name}" for name in names]
+
+
+def _shapes(shapes: Sequence[Sequence[int] | None]) -> list[str | None]:
+    return [None if shape is None else str([int(n) for n in shape]) for shape in shapes]
+
+
+_SPELLED: dict[str, Callable[[Any], Any]] = {
+    "golden_dtype": _dtypes,
+    "candidate_dtype": _dtypes,
+    "golden_shape": _shapes,
+    "candidate_shape": _shapes,
+    "shape_note": list,
+    "note": list,
+    "cmp_fail_reason": list,
+}
+
+
+def _measured(measures: Columns) -> pl.DataFrame:
+    """Return the engine's measures under the report's names; NaN, "no number", becomes null."""
+    series = {}
+    for name, values in measures.items():
+        is_text = name in _SPELLED
+        spelled = _SPELLED[name](values) if is_text else values
+        series[_AIT_NAMES.get(name, name)] = pl.Series(
+            spelled, dtype=pl.String if is_text else None
+        )
+    frame = pl.DataFrame(series)
+    # The engine's words for "no such number": NaN among numbers, -1 among counts and indices.
+    frame = frame.with_columns(
+        pl.col(pl.Float64).fill_nan(None),
+        pl.when(pl.col(pl.Int64) >= 0).then(pl.col(pl.Int64)),
+        pl.col(pl.UInt8).cast(pl.Boolean),
+    )
+    if "relative_l2" in frame.columns:
+        frame = frame.with_columns(relative_euclidean_distance="relative_l2")
+    return frame
 
 
 def _arranged(rows: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:

@@ -76,12 +76,12 @@ def test_the_ratio_is_error_over_floor():
 def test_the_first_operator_with_a_nan_of_its_own_is_its_origin():
     run = Run()
     run.call("a", [0.0], [1e-3])
-    run.call("b", [1e-3], [1e-3], nonfinite_mismatch=0)
+    run.call("b", [1e-3], [1e-3], finiteness_mismatch=0)
     run.row("c", "input", "0", 1e-3)
-    run.row("c", "output", "0", 1e-3, nonfinite_mismatch=7)
+    run.row("c", "output", "0", 1e-3, finiteness_mismatch=7)
     run.calls += 1
-    run.row("d", "input", "0", 1e-3, nonfinite_mismatch=7)
-    run.row("d", "output", "0", 1e-3, nonfinite_mismatch=900)
+    run.row("d", "input", "0", 1e-3, finiteness_mismatch=7)
+    run.row("d", "output", "0", 1e-3, finiteness_mismatch=900)
     verdict = judge(run.frame())
     assert verdict.culprit is not None
     assert (verdict.culprit.golden, verdict.culprit.kind) == ("c", "nonfinite")
@@ -138,13 +138,13 @@ def test_a_weight_that_differs_is_the_culprit_where_weights_were_dumped():
     [
         ({"confidence": 0.5}, "confidence 0.50"),
         ({"golden_shape": [4, 4], "candidate_shape": [4, 4]}, "16 elements"),
-        ({"relative_euclidean_distance": None, "cmp_fail_reason": "file too short"}, "too short"),
+        ({"cmp_fail_reason": "file too short"}, "too short"),
     ],
 )
 def test_without_enough_to_judge_by_a_row_is_undecided(cells, words):
     run = Run()
     run.call("a", [0.0], [1e-3])
-    run.row("b", "output", "0", 0.3, **cells)
+    run.row("b", "output", "0", None if "cmp_fail_reason" in cells else 0.3, **cells)
     verdict = judge(run.frame())
     assert verdict.states[-1] is State.UNDECIDED
     assert words in verdict.reasons[-1]

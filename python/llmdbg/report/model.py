@@ -73,7 +73,11 @@ class Report:
     def counts(self) -> dict[str, Any]:
         """How many records, pairs and rows in each state there are."""
         names = self.frame.select("golden_node", "candidate_node", "cmp_fail_reason").rows()
-        pairs = [reason for golden, candidate, reason in names if golden and candidate]
+        pairs = [
+            reason
+            for golden, candidate, reason in names
+            if golden is not None and candidate is not None
+        ]
         states = [str(s) for s in self.verdict.states]
         return {
             "golden_records": self.golden.records,
@@ -81,8 +85,8 @@ class Report:
             "pairs": len(pairs),
             "measured": sum(not reason for reason in pairs),
             "unmeasured": sum(bool(reason) for reason in pairs),
-            "unmatched_golden": sum(not candidate for _, candidate, _ in names),
-            "unmatched_candidate": sum(not golden for golden, _, _ in names),
+            "unmatched_golden": sum(candidate is None for _, candidate, _ in names),
+            "unmatched_candidate": sum(golden is None for golden, _, _ in names),
             "states": {
                 s: states.count(s) for s in ("PASS", "SUSPECT", "FAIL", "INHERITED", "UNDECIDED")
             },

@@ -37,7 +37,9 @@ def dump_lines(shown: dict[str, Any]) -> list[str]:
 
 def record_lines(records: list[dict[str, Any]]) -> list[str]:
     """Return a table of records, one line each."""
-    table = [("tensor", "dtype", "shape", "min", "max", "mean", "NaN", "Inf", "where")]
+    table: list[tuple[str, ...]] = [
+        ("tensor", "dtype", "shape", "min", "max", "mean", "NaN", "Inf", "where")
+    ]
     for record in records:
         statistics = record["statistics"] or {}
         step = "" if record["step"] is None else f"step {record['step']} "

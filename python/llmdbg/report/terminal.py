@@ -6,6 +6,7 @@ import shlex
 from typing import IO, TYPE_CHECKING, Any
 
 from llmdbg.report.text import printable
+from llmdbg.verdict.model import shown_node
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,9 +91,9 @@ def _context(report: Report) -> list[str]:
             names = [
                 here
                 for here, there in report.frame.select(has, lacks).iter_rows()
-                if here and not there
+                if here is not None and there is None
             ]
-            shown = ", ".join(dict.fromkeys(names[:3]))
+            shown = ", ".join(dict.fromkeys(shown_node(n) for n in names[:3]))
             more = ", …" if len(names) > 3 else ""
             lines.append(f"{counts[unmatched]} {side} records without counterpart: {shown}{more}")
     for name, side_model in (("golden", report.golden), ("candidate", report.candidate)):
@@ -128,10 +129,11 @@ def _print_worst(report: Report, console: Console) -> None:
 def _add(table: Table, row: dict[str, Any]) -> None:
     from rich.text import Text
 
-    name = row["golden_node"] or row["candidate_node"] or "?"
+    name = next((row[c] for c in ("golden_node", "candidate_node") if row[c] is not None), "?")
+    name = shown_node(name)
     place = " ".join(str(p) for p in (name, row["role"], row["slot"]) if p not in (None, ""))
-    worst = _number(row.get("worst_row_error"))
-    where = row.get("worst_row_index")
+    worst = _number(row.get("worst_row_relative_l2"))
+    where = row.get("worst_row")
     table.add_row(
         Text(row["state"], style=_STYLE.get(row["state"], "")),
         "" if row["step"] is None else str(row["step"]),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict.floor import pair_floor
+from llmdbg.verdict.model import shown_node
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,11 +31,12 @@ JUDGED = (
     "confidence",
     "cmp_fail_reason",
     "relative_euclidean_distance",
-    "worst_row_error",
-    "worst_row_index",
-    "worst_channel_error",
-    "worst_channel_index",
-    "nonfinite_mismatch",
+    "worst_row",
+    "worst_row_relative_l2",
+    "worst_channel",
+    "worst_channel_relative_l2",
+    "finiteness_mismatch",
+    "bitwise_equal",
 )
 
 
@@ -55,13 +57,26 @@ class Row:
     @property
     def paired(self) -> bool:
         """Whether both sides have this tensor."""
-        return bool(self.cells["golden_node"]) and bool(self.cells["candidate_node"])
+        return None not in (self.cells["golden_node"], self.cells["candidate_node"])
 
     @property
     def shape_differs(self) -> bool:
-        """Whether both shapes are known and not the same."""
+        """Whether the shapes differ by more than axes of size 1, which are measured without."""
         golden, candidate = self.cells["golden_shape"], self.cells["my_shape"]
-        return bool(golden) and bool(candidate) and golden != candidate
+        return self.error is None and bool(golden) and bool(candidate) and golden != candidate
+
+    @property
+    def same(self) -> str:
+        """Why the two sides are the same although no error could be measured; else empty."""
+        if self.error is not None or self.shape_differs:
+            return ""
+        if self.cells["bitwise_equal"]:
+            return "the same bytes"
+        if self.elements == 0:
+            return "empty on both sides"
+        if self.cells["finiteness_mismatch"] == 0:
+            return "nothing finite, and the same on both sides"
+        return ""
 
     @property
     def rounds(self) -> bool:
@@ -71,13 +86,15 @@ class Row:
     @property
     def mismatched_nonfinite(self) -> bool:
         """Whether NaN or infinity stands on one side only, at some position."""
-        return bool(self.cells["nonfinite_mismatch"])
+        return bool(self.cells["finiteness_mismatch"])
 
     @property
     def title(self) -> str:
         """Golden name, role and slot: ``model.norm output 0``."""
-        name = self.cells["golden_node"] or self.cells["candidate_node"] or "?"
-        return f"{name} {self.cells['role'] or 'tensor'} {self.cells['slot'] or ''}".rstrip()
+        nodes = (self.cells["golden_node"], self.cells["candidate_node"])
+        name = next((n for n in nodes if n is not None), "?")
+        role, slot = self.cells["role"] or "tensor", self.cells["slot"] or ""
+        return f"{shown_node(name)} {role} {slot}".rstrip()
 
 
 @dataclass

@@ -24,6 +24,11 @@ class State(StrEnum):
     """Not measured, or measured without enough to judge by."""
 
 
+def shown_node(name: str) -> str:
+    """Return a node's name for a person; that of a whole model is empty."""
+    return name or "(whole model)"
+
+
 @dataclass(frozen=True)
 class Finding:
     """An operator that is held responsible, with the reasons.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict.calls import Call, Row, calls_of, encloses, rows_of
 from llmdbg.verdict.floor import grown
-from llmdbg.verdict.model import Finding, Outcome, State, Verdict
+from llmdbg.verdict.model import Finding, Outcome, State, Verdict, shown_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +33,14 @@ MIN_ELEMENTS = 64
 """Below this a relative error says nothing about rounding."""
 _MIN_KIN = 6
 _OUTLIER_Z = 4.0
-_OUTLIER_FACTOR = 2.0
+# Rows and channels are judged by their worst, which scatters more than the whole.
+_MEASURES = (
+    ("relative_euclidean_distance", 2.0, "error out over error in"),
+    ("worst_row_relative_l2", 3.0, "worst row's error out over error in"),
+    ("worst_channel_relative_l2", 6.0, "worst channel's error over the tensor's"),
+)
+# What follows a fault is fed values unlike any other layer's: only a second fault stands out so.
+_SECOND_FAULT_FACTOR = 6.0
 _MIN_SPREAD = 0.15
 
 
@@ -74,7 +81,7 @@ class _Judgement:
         self.findings: list[tuple[float, Finding]] = []
 
     def judge_call(
-        self, position: int, call: Call, floor: float | None, outlier: str | None
+        self, position: int, call: Call, floor: float | None, unlike: tuple[float, str] | None
     ) -> None:
         bound = None if floor is None else grown(floor, call.depth)
         for row in (*call.inputs, *call.outputs):
@@ -82,16 +89,19 @@ class _Judgement:
                 self.floors[row.index] = bound
         dirty = [r for r in call.inputs if self._settle_input(r, bound)]
         self._note_given(position, call, dirty)
+        outlier = None
+        if unlike is not None and (unlike[0] > _SECOND_FAULT_FACTOR or not self._accused(call)):
+            outlier = unlike[1]
         for row in call.outputs:
             if self._undecidable(row):
                 continue
             finding = self._accusation(row, bound, dirty, outlier)
             if finding is None:
-                self._settle_output(row, bound, dirty)
+                self._settle_output(row, bound, dirty, after=self._accused(call))
                 continue
             inner = self._inside(call, position)
             if inner is not None:
-                self._set(row, State.INHERITED, f"the error starts inside, at {inner}")
+                self._set(row, State.INHERITED, f"the error starts inside, at {shown_node(inner)}")
                 continue
             kind, reason = finding
             self._set(row, State.FAIL, reason)
@@ -116,7 +126,7 @@ class _Judgement:
     def judge_rest(self) -> None:
         for row in self.rows:
             if self.states[row.index] is None and not self._undecidable(row):
-                self._settle_output(row, row.floor, [])
+                self._settle_output(row, row.floor, [], after=False)
 
     def verdict(self) -> Verdict:
         states = [s if s is not None else State.UNDECIDED for s in self.states]
@@ -151,6 +161,8 @@ class _Judgement:
         elif confidence is not None and confidence < MIN_CONFIDENCE:
             reason = f"the two sides were lined up with confidence {confidence:.2f} only"
             self._set(row, State.UNDECIDED, reason)
+        elif row.same:
+            self._set(row, State.PASS, row.same)
         elif row.error is None and not (row.shape_differs or row.mismatched_nonfinite):
             self._set(row, State.UNDECIDED, cells["cmp_fail_reason"] or "not measured")
         elif (
@@ -180,11 +192,15 @@ class _Judgement:
             self._set(row, State.PASS, "at the noise floor")
         return off
 
-    def _settle_output(self, row: Row, bound: float | None, dirty: list[Row]) -> None:
+    def _settle_output(
+        self, row: Row, bound: float | None, dirty: list[Row], *, after: bool
+    ) -> None:
         if not _beyond(row, bound, PASS_FACTOR):
             self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
         elif dirty:
             self._set(row, State.INHERITED, f"its {dirty[0].title} was already off")
+        elif after:
+            self._set(row, State.INHERITED, "runs after the first fault")
         else:
             reason = f"more than rounding as a rule leaves{_times(row.error, bound)}"
             self._set(row, State.SUSPECT, reason)
@@ -197,7 +213,7 @@ class _Judgement:
             golden, candidate = row.cells["golden_shape"], row.cells["my_shape"]
             return "shape", f"its shape differs: golden {golden}, candidate {candidate}"
         if row.mismatched_nonfinite and not any(r.mismatched_nonfinite for r in dirty):
-            count = int(row.cells["nonfinite_mismatch"])
+            count = int(row.cells["finiteness_mismatch"])
             reason = f"NaN or infinity on one side only at {count} positions, none in its inputs"
             return "nonfinite", reason
         if row.error is None:
@@ -212,12 +228,15 @@ class _Judgement:
     def _note_given(self, position: int, call: Call, dirty: list[Row]) -> None:
         """Accuse what the run was given, when integers that no earlier operator made differ."""
         given = [r for r in dirty if not r.rounds and r.error]
-        earlier = any(f.step == call.step and f.rank == call.rank for _, f in self.findings)
-        if given and not earlier:
+        if given and not self._accused(call):
             reason = "the two runs were not given the same values here"
             self._set(given[0], State.FAIL, reason)
             evidence = (f"{given[0].title}: {reason}",)
             self._accuse(min(position, call.first_inside) - 0.5, given[0], "input", evidence)
+
+    def _accused(self, call: Call) -> bool:
+        """Whether something was accused before this call, in its step and rank."""
+        return any(f.step == call.step and f.rank == call.rank for _, f in self.findings)
 
     def _inside(self, call: Call, position: int) -> str | None:
         """Return an accused operator that lies inside this one and ran in the same step."""
@@ -237,9 +256,9 @@ class _Judgement:
         evidence = [f"{row.cells['role'] or 'tensor'} {row.cells['slot'] or ''}: {reason}"]
         if row.error is not None:
             evidence.append(f"relative L2 error {row.error:.2e}{_times(row.error, bound)}")
-        worst = row.number("worst_row_error")
+        worst = row.number("worst_row_relative_l2")
         if worst is not None:
-            where = row.cells["worst_row_index"]
+            where = row.cells["worst_row"]
             evidence.append(f"worst at row {where}: {worst:.2e}")
         evidence.append(
             f"inputs already off: {', '.join(r.title for r in dirty)}" if dirty else "inputs clean"
@@ -283,14 +302,10 @@ def _run_floors(calls: list[Call]) -> list[float | None]:
     return floors
 
 
-def _outliers(calls: list[Call], floors: list[float | None]) -> dict[int, str]:
-    """Return, by position, why a call's gain is unlike that of its kin in other layers."""
-    found: dict[int, str] = {}
-    for measure, words in (
-        ("relative_euclidean_distance", "error out over error in"),
-        ("worst_row_error", "worst row's error out over error in"),
-        ("worst_channel_error", "worst channel's error over the tensor's"),
-    ):
+def _outliers(calls: list[Call], floors: list[float | None]) -> dict[int, tuple[float, str]]:
+    """Return, by position, how far and why a call's gain is unlike its kin's in other layers."""
+    found: dict[int, tuple[float, str]] = {}
+    for measure, least, words in _MEASURES:
         families: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for position, (call, floor) in enumerate(zip(calls, floors, strict=True)):
             gain = _gain(call, floor, measure)
@@ -308,9 +323,9 @@ def _outliers(calls: list[Call], floors: list[float | None]) -> dict[int, str]:
                 beyond = floor is not None and _largest(calls[position].outputs, measure) > (
                     PASS_FACTOR * floor
                 )
-                if z > _OUTLIER_Z and factor > _OUTLIER_FACTOR and beyond:
+                if z > _OUTLIER_Z and factor > least and beyond:
                     reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
-                    found.setdefault(position, reason)
+                    found.setdefault(position, (factor, reason))
     return found
 
 
@@ -320,7 +335,7 @@ def _gain(call: Call, floor: float | None, measure: str) -> float | None:
     out = _largest(call.outputs, measure)
     if not 0.0 < out < math.inf:
         return None
-    if measure == "worst_channel_error":
+    if measure == "worst_channel_relative_l2":
         base = _largest(call.outputs, "relative_euclidean_distance")
     else:
         base = _largest(call.inputs, measure)
@@ -390,7 +405,9 @@ def _sentence(
 ) -> str:
     if culprit is not None:
         where = "" if culprit.step is None else f" (step {culprit.step})"
-        return f"diverged: first wrong is {culprit.golden}{where}: {culprit.evidence[0]}"
+        return (
+            f"diverged: first wrong is {shown_node(culprit.golden)}{where}: {culprit.evidence[0]}"
+        )
     judged = sum(s is not State.UNDECIDED for s in states)
     if outcome == "clean":
         worst = max(

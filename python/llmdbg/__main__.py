@@ -1,0 +1,5 @@
+"""``python -m llmdbg`` is ``llmdbg``."""
+
+from llmdbg.cli import main
+
+main()

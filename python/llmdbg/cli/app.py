@@ -1,0 +1,47 @@
+"""The commands, one module each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmdbg.cli.compare import compare
+from llmdbg.cli.show import show
+
+app = typer.Typer(
+    name="llmdbg",
+    help="Find the first operator that goes wrong between two runs of one LLM.",
+    epilog="Example: llmdbg compare dumps/golden dumps/candidate",
+    no_args_is_help=True,
+    add_completion=False,
+    # Drawing help and tracebacks with rich costs more start-up time than the help is worth.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001
+    if value:
+        from llmdbg._core import __version__
+
+        typer.echo(f"llmdbg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("compare")(compare)
+app.command("cc", hidden=True)(compare)
+app.command("show")(show)

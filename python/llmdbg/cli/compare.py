@@ -1,0 +1,228 @@
+"""``llmdbg compare``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
+
+if TYPE_CHECKING:
+    from llmdbg.comparison import Result
+
+EXAMPLES = """Examples:
+
+\b
+  llmdbg compare dumps/golden dumps/candidate
+  llmdbg compare golden.npy candidate.bin --json
+  llmdbg compare -gp GOLDEN -mp MINE -o report -alg mine.py:my_measure
+
+Exit code: 0 clean, 1 findings (or undecided), 2 error."""
+
+
+class FailOn(StrEnum):
+    """What makes the exit code 1."""
+
+    FAIL = "fail"
+    SUSPECT = "suspect"
+    NEVER = "never"
+
+
+class Level(StrEnum):
+    """`ait llm`'s levels."""
+
+    LAYER = "layer"
+    MODULE = "module"
+    API = "api"
+    TOKEN = "token"
+    LOGITS = "logits"
+
+
+class LogLevel(StrEnum):
+    """`ait llm`'s log levels."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    FATAL = "fatal"
+    CRITICAL = "critical"
+
+
+@reports_errors
+def compare(
+    golden: Annotated[
+        str | None,
+        typer.Argument(metavar="GOLDEN", help="Dump or tensor file of the run that is right."),
+    ] = None,
+    candidate: Annotated[
+        str | None,
+        typer.Argument(metavar="CANDIDATE", help="Dump or tensor file of the run in question."),
+    ] = None,
+    golden_path: Annotated[
+        str | None, typer.Option("-gp", "--golden-path", metavar="PATH", help="The same as GOLDEN.")
+    ] = None,
+    my_path: Annotated[
+        str | None, typer.Option("-mp", "--my-path", metavar="PATH", help="The same as CANDIDATE.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Report folder, new or empty; in any other folder one named "
+            "llmdbg_compare_<time> is made.  [default: .]",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the report that --output holds.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")
+    ] = False,
+    fail_on: Annotated[
+        FailOn,
+        typer.Option("--fail-on", help="From which row state on the exit code is 1."),
+    ] = FailOn.FAIL,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, metavar="N", help="Worker threads; 0: all cores.")
+    ] = 0,
+    kl: Annotated[
+        bool, typer.Option("--kl/--no-kl", help="Measure the KL divergence (a second pass).")
+    ] = True,
+    step: Annotated[
+        list[int] | None,
+        typer.Option("--step", metavar="N", help="Compare this step only; repeatable."),
+    ] = None,
+    rank: Annotated[
+        list[int] | None,
+        typer.Option("--rank", metavar="N", help="Compare this rank only; repeatable."),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            "-mf",
+            "--mapping-file",
+            "--op-mapping-file",
+            metavar="FILE",
+            help="An edited alignment.json, or ait's op_mapping_file.json (or its folder).",
+        ),
+    ] = None,
+    algorithms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-alg",
+            "--custom-algorithms",
+            metavar="FILE.py:FUNC",
+            help="A measure of your own: FUNC(golden, mine) -> (value, message); repeatable. "
+            "It runs that file.",
+        ),
+    ] = None,
+    level: Annotated[
+        Level,
+        typer.Option(
+            "-cl",
+            "--cmp-level",
+            help="token and logits compare each step's last output only; the others compare all.",
+        ),
+    ] = Level.LAYER,
+    log_level: Annotated[
+        LogLevel, typer.Option("-l", "--log-level", help="warning and above hide progress.")
+    ] = LogLevel.INFO,
+) -> int:
+    """Compare two runs and name the first operator that goes wrong."""
+    from llmdbg.comparison import compare as run
+    from llmdbg.errors import UserError
+    from llmdbg.report import folder, terminal
+
+    # `-alg a.py:f b.py:g`, as ait takes it, leaves the second one in GOLDEN's place.
+    custom = [*(algorithms or [])]
+    if custom and golden_path and my_path:
+        custom += [path for path in (golden, candidate) if path]
+        golden = candidate = None
+    golden = _given_once(golden, golden_path, "-gp")
+    candidate = _given_once(candidate, my_path, "-mp")
+    if golden is None:
+        raise UserError("two paths are needed: llmdbg compare GOLDEN CANDIDATE")
+    destination = folder.destination(output, force=force)
+    quiet = as_json or log_level not in (LogLevel.DEBUG, LogLevel.INFO)
+    with _progress(shown=not quiet and sys.stderr.isatty()) as progress:
+        result = run(
+            golden,
+            candidate,
+            threads=threads,
+            kl=kl,
+            mapping=mapping,
+            custom=custom,
+            step=step,
+            rank=rank,
+            last_output_only=level in (Level.TOKEN, Level.LOGITS),
+            progress=progress,
+        )
+    # A report that cannot be written must not take the answer with it.
+    failed: OSError | None = None
+    try:
+        result.write(destination, force=force)
+    except OSError as error:
+        failed = error
+    if as_json:
+        sys.stdout.write(result.to_json())
+    else:
+        terminal.render(result.report, sys.stdout, files=result.files)
+    sys.stdout.flush()
+    if failed is not None:
+        raise failed
+    return _exit_code(result, fail_on)
+
+
+def _given_once(positional: str | None, option: str | None, flag: str) -> str | None:
+    from llmdbg.errors import UserError
+
+    if positional and option:
+        raise UserError(f"given twice: {positional!r} and {flag} {option!r}; leave one out")
+    return positional or option
+
+
+def _exit_code(result: Result, fail_on: FailOn) -> int:
+    counts = result.report.counts
+    if result.verdict == "undecided" and not counts["measured"]:
+        return ERROR
+    if fail_on is FailOn.NEVER:
+        return CLEAN
+    if result.verdict != "clean":
+        return FINDINGS
+    if fail_on is FailOn.SUSPECT and counts["states"]["SUSPECT"]:
+        return FINDINGS
+    return CLEAN
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a callback that draws a bar on stderr, once the work turns out to take a while."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        "comparing",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("comparing", total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+compare.__doc__ = f"{compare.__doc__}\n\n{EXAMPLES}"
