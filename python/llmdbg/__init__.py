@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from llmdbg._core import LlmdbgError
     from llmdbg.capture import (
         CaptureWarning,
+        DumpConfig,
         TorchCapture,
         capture_torch,
+        dump_data,
         get_fx_dump_config,
         get_ge_dump_config,
+        register_hook,
     )
     from llmdbg.comparison import Result, compare
     from llmdbg.dump import Dump, open_dump
@@ -21,32 +24,38 @@ if TYPE_CHECKING:
 __all__ = [
     "CaptureWarning",
     "Dump",
+    "DumpConfig",
     "LlmdbgError",
     "Result",
     "TorchCapture",
     "capture_torch",
     "compare",
+    "dump_data",
     "get_fx_dump_config",
     "get_ge_dump_config",
     "open_dump",
     "read_tensor",
     "read_tensors",
+    "register_hook",
 ]
 
 # Loaded when asked for, so that `import llmdbg` stays a matter of milliseconds.
 _HOMES = {
     "CaptureWarning": "llmdbg.capture",
     "Dump": "llmdbg.dump",
+    "DumpConfig": "llmdbg.capture",
     "LlmdbgError": "llmdbg._core",
     "Result": "llmdbg.comparison",
     "TorchCapture": "llmdbg.capture",
     "capture_torch": "llmdbg.capture",
     "compare": "llmdbg.comparison",
+    "dump_data": "llmdbg.capture",
     "get_fx_dump_config": "llmdbg.capture",
     "get_ge_dump_config": "llmdbg.capture",
     "open_dump": "llmdbg.dump",
     "read_tensor": "llmdbg.reading",
     "read_tensors": "llmdbg.reading",
+    "register_hook": "llmdbg.capture",
 }
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from native_dump import NativeDump
 
 from llmdbg import capture_torch
 from llmdbg._core import LlmdbgError
+from tests.capture.native_dump import NativeDump
 
 
 def watch(model):

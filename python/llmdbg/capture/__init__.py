@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmdbg.capture.ait_hook import DumpConfig, HookHandle, register_hook
+    from llmdbg.capture.manual import dump_data
     from llmdbg.capture.npu import kernel_dump
     from llmdbg.capture.session import CaptureWarning, TorchCapture
     from llmdbg.capture.start import capture_torch
@@ -20,21 +22,29 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CaptureWarning": "session",
+    "DumpConfig": "ait_hook",
+    "HookHandle": "ait_hook",
     "TorchCapture": "session",
     "capture_torch": "start",
+    "dump_data": "manual",
     "get_fx_dump_config": "torchair",
     "get_ge_dump_config": "torchair",
     "kernel_dump": "npu",
+    "register_hook": "ait_hook",
     "write_fusion_switch": "torchair",
 }
 
 __all__ = [
     "CaptureWarning",
+    "DumpConfig",
+    "HookHandle",
     "TorchCapture",
     "capture_torch",
+    "dump_data",
     "get_fx_dump_config",
     "get_ge_dump_config",
     "kernel_dump",
+    "register_hook",
     "write_fusion_switch",
 ]
 

@@ -41,7 +41,7 @@ def select(model: torch.nn.Module, wanted: Selection) -> dict[torch.nn.Module, s
     for want in wants:
         hits = {m: n for m, n in named.items() if _matches(m, n, want)}
         if not hits:
-            raise LlmdbgError(_no_match(named, want))
+            raise LlmdbgError(no_match(named, want))
         chosen.update(hits)
     return {module: name for module, name in named.items() if module in chosen}
 
@@ -52,7 +52,8 @@ def _matches(module: torch.nn.Module, name: str, want: str | type[torch.nn.Modul
     return fnmatch.fnmatchcase(name, want) or fnmatch.fnmatchcase(type(module).__name__, want)
 
 
-def _no_match(named: dict[torch.nn.Module, str], want: str | type[torch.nn.Module]) -> str:
+def no_match(named: dict[torch.nn.Module, str], want: str | type[torch.nn.Module]) -> str:
+    """Say that nothing matches `want`, and what names look like."""
     if isinstance(want, type):
         return f"no module of the model is a {want.__name__}"
     known = {*named.values(), *(type(m).__name__ for m in named)}

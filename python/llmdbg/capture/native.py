@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from llmdbg.capture.encode import to_json
 from llmdbg.capture.shards import ShardWriter
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FORMAT = "llmdbg.dump/1"
 _SEAL_SECONDS = 1.0
-_STEP_SEAL_SECONDS = 0.25
-_STEP_SEAL_BYTES = 1 << 20
+_STEP_SEAL_SECONDS = 0.1
+_STEP_SEAL_BYTES = 1 << 18
 
 
 class NativeSink:
@@ -26,6 +26,8 @@ class NativeSink:
     leaves a dump that reads; :meth:`close` turns the journal into `manifest.json`.
     """
 
+    lone = "0"
+
     def __init__(
         self, folder: Path, header: dict[str, Any], max_queue_bytes: int, *, pinned: bool
     ) -> None:
@@ -33,7 +35,7 @@ class NativeSink:
         (folder / "data").mkdir(parents=True)
         self._header = {"format": FORMAT, **header}
         self._journal = (folder / "journal.jsonl").open("x", encoding="utf-8", newline="\n")
-        self._journal.write(_json(self._header) + "\n")
+        self._journal.write(to_json(self._header) + "\n")
         self._journal.flush()
         self._shards = ShardWriter(folder / "data", max_queue_bytes, pinned=pinned)
         self._pending: list[dict[str, Any]] = []
@@ -107,7 +109,7 @@ class NativeSink:
         self._shards.seal(lambda: self._write_journal(pending))
 
     def _write_journal(self, records: list[dict[str, Any]]) -> None:
-        lines = [_json(record) for record in records]
+        lines = [to_json(record) for record in records]
         self._journal.write("".join(line + "\n" for line in lines))
         self._journal.flush()
         for record, line in zip(records, lines, strict=True):
@@ -118,7 +120,7 @@ class NativeSink:
         partial = self.folder / "manifest.json.part"
         head = {**self._header, "problems": problems, "steps": self._steps}
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(_json(head)[:-1])
+            file.write(to_json(head)[:-1])
             for name, lines in (("weights", self._weights), ("records", self._records)):
                 file.write(f',\n"{name}":[\n')
                 file.write(",\n".join(lines))
@@ -126,7 +128,3 @@ class NativeSink:
             file.write("}\n")
         partial.replace(final)
         (self.folder / "journal.jsonl").unlink()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -12,7 +12,12 @@ from llmdbg.capture.walk import Leaf, Skipped, Value
 
 
 class Sink(Protocol):
-    """Where records go: one per directory layout."""
+    """Where records go: one per directory layout.
+
+    `lone` is the slot of a result that is a single leaf.
+    """
+
+    lone: str
 
     @property
     def error(self) -> BaseException | None:
@@ -64,10 +69,19 @@ class Call:
 
 
 class Recorder:
-    """Hands the tensors of calls to a sink, each one's bytes once."""
+    """Hands the tensors of calls to a sink, each one's bytes once.
 
-    def __init__(self, sink: Sink) -> None:
+    Parameters
+    ----------
+    sink
+        Where they go.
+    device_index
+        Leave out tensors of numbered devices other than this.
+    """
+
+    def __init__(self, sink: Sink, device_index: int | None = None) -> None:
         self.tensors = 0
+        self._device_index = device_index
         self._sink = sink
         self._seen = SeenTensors()
         self._object_slots: dict[str, dict[str, str]] = {}
@@ -75,11 +89,13 @@ class Recorder:
     def keep(self, call: Call, role: str, leaves: list[Leaf]) -> None:
         """Add a record to `call` for every leaf."""
         for leaf in leaves:
-            record = call.record(role, leaf.slot)
+            record = call.record(role, leaf.slot or self._sink.lone)
             if isinstance(leaf.content, Value):
                 record["value"] = leaf.content.value
             elif isinstance(leaf.content, Skipped):
                 record["skipped"] = leaf.content.reason
+            elif self._elsewhere(leaf.content):
+                continue
             else:
                 place = self.keep_tensor(leaf.content, record)
                 if leaf.in_object and self._passed_through(call, role, leaf.slot, place):
@@ -95,7 +111,8 @@ class Recorder:
             If the sink takes no more.
         """
         record["dtype"] = str(tensor.dtype).removeprefix("torch.")
-        record["shape"] = list(tensor.shape)
+        if not tensor.is_nested:
+            record["shape"] = list(tensor.shape)
         reason = _why_not(tensor)
         if reason is None:
             try:
@@ -114,6 +131,11 @@ class Recorder:
     def end_step(self) -> None:
         """Forget what only holds within a step."""
         self._object_slots.clear()
+
+    def _elsewhere(self, tensor: torch.Tensor) -> bool:
+        """Whether one device is asked for and `tensor` is on another of its kind."""
+        index = tensor.device.index
+        return self._device_index is not None and index is not None and index != self._device_index
 
     def _place(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
         known: dict[str, str] | None = self._seen.find(tensor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import threading
 import warnings
@@ -12,7 +14,7 @@ import torch
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import about_run, rank_and_world
-from llmdbg.capture.modules import Selection, describe, select, weights
+from llmdbg.capture.modules import describe, weights
 from llmdbg.capture.recorder import Call, Recorder, Sink
 from llmdbg.capture.walk import Leaf, call_leaves, result_leaves
 
@@ -49,8 +51,9 @@ class TorchCapture:
         make_sink: Callable[[dict[str, Any]], Sink],
         *,
         path: Path,
+        selected: dict[torch.nn.Module, str],
         steps: Callable[[int], bool],
-        modules: Selection,
+        device_index: int | None = None,
         weights: bool,
         inputs: bool,
         outputs: bool,
@@ -62,7 +65,8 @@ class TorchCapture:
         self._model = model
         self._make_sink = make_sink
         self._wants_step = steps
-        self._selected = select(model, modules)
+        self._selected = selected
+        self._device_index = device_index
         self._weights = weights
         self._inputs = inputs and not last_logits
         self._outputs = outputs
@@ -77,6 +81,7 @@ class TorchCapture:
         self._local = threading.local()
         self._step = 0
         self._order = 0
+        self._pid = os.getpid()
         self._calls: Counter[str] = Counter()
         self._last: tuple[_Frame, torch.Tensor, int | None] | None = None
 
@@ -105,8 +110,11 @@ class TorchCapture:
             "modules": describe(self._model),
         }
         sink = self._sink = self._make_sink(header)
-        self._recorder = Recorder(sink)
+        self._recorder = Recorder(sink, self._device_index)
         self._state = "running"
+        self._pid = os.getpid()
+        # A script that never calls stop() still gets a finished dump.
+        atexit.register(self._stop_at_exit)
         if self._weights:
             self._guard(self._keep_weights)
         self._add_hooks()
@@ -130,6 +138,7 @@ class TorchCapture:
         if self._sink is None or self._recorder is None:
             raise LlmdbgError("this capture was never started; call start() or use `with`")
         self._state = "stopped"
+        atexit.unregister(self._stop_at_exit)
         self._remove_hooks()
         for frame in self._stack():
             self._finish(frame, raised=True)
@@ -168,6 +177,18 @@ class TorchCapture:
             # The model's own exception is the one its owner must see.
             error.add_note(f"llmdbg: {ours}")
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> TorchCapture:
+        # A model copied while it is captured takes its hooks along; they know it is not theirs.
+        return self
+
+    def _stop_at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return
+        try:
+            self.stop()
+        except LlmdbgError as error:
+            sys.stderr.write(f"llmdbg: {error}\n")
+
     # -- hooks --------------------------------------------------------------------------------
 
     def _add_hooks(self) -> None:
@@ -196,7 +217,8 @@ class TorchCapture:
     def _enter(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._state != "running":
+        # The writer's thread does not live on in a forked process.
+        if self._state != "running" or os.getpid() != self._pid:
             return
         stack = self._stack()
         if module is self._model:
@@ -285,7 +307,7 @@ class TorchCapture:
             self._keep(root, "output", result_leaves(result))
             return
         frame, tensor, version = last
-        self._keep(frame, "output", [Leaf("0", tensor)])
+        self._keep(frame, "output", [Leaf("", tensor)])
         if version is not None and version != tensor._version:
             frame.records[-1]["note"] = "changed in place after the module returned it"
         self._finish(frame, raised=False)
@@ -302,9 +324,13 @@ class TorchCapture:
 
     def _finish(self, frame: _Frame, *, raised: bool) -> None:
         """Close a call: number it and hand its records on."""
+        if self._sink is None:
+            return
         if raised and frame.recording:
-            frame.records.append(frame.record("output", "0") | {"skipped": "the module raised"})
-        if not frame.records or self._sink is None:
+            frame.records.append(
+                frame.record("output", self._sink.lone) | {"skipped": "the module raised"}
+            )
+        if not frame.records:
             return
         for record in frame.records:
             record["order"] = self._order

@@ -96,16 +96,17 @@ class ShardWriter:
             raise UnstorableError(f"{tensor.dtype} has no name in a safetensors file")
         nbytes = tensor.numel() * tensor.element_size()
         key = f"t{self._tensors + 1}"
+        if self._buffer is not None and not self._buffer.fits(nbytes):
+            self.seal()
+        place = {"file": f"data/{self._file_name(self._shard)}", "key": key}
         if nbytes > self._capacity:
             self._put_large(tensor, key, nbytes)
         else:
-            if self._buffer is not None and not self._buffer.fits(nbytes):
-                self.seal()
             if self._buffer is None:
                 self._buffer = self._checkout()
             self._buffer.append(key, tensor, nbytes)
         self._tensors += 1
-        return {"file": f"data/{self._file_name(self._shard)}", "key": key}
+        return place
 
     def seal(self, done: Callable[[], None] | None = None) -> None:
         """End the current file; `done` runs once it, and all before it, are written."""
@@ -143,7 +144,6 @@ class ShardWriter:
 
     def _put_large(self, tensor: torch.Tensor, key: str, nbytes: int) -> None:
         """Give a tensor larger than a buffer a file of its own; it passes through in pieces."""
-        self.seal()
         flat = _flat_bytes(tensor)
         path = self._folder / self._file_name(self._shard)
         header = _header([(key, tensor.dtype, tensor.shape, nbytes)])

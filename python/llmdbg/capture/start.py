@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import rank_and_world
+from llmdbg.capture.ait import AitSink
+from llmdbg.capture.modules import select
 from llmdbg.capture.native import NativeSink
 from llmdbg.capture.session import TorchCapture
 
@@ -76,7 +78,7 @@ def capture_torch(
     LlmdbgError
         If an argument cannot be right, or a dump is at `path` already.
     """
-    wants_step = _step_filter(steps)
+    wants_step = step_filter(steps)
     base = Path(path)
     own_rank, world = rank_and_world(rank)
     if layout == "native":
@@ -86,14 +88,21 @@ def capture_torch(
             _claim(folder)
             pinned = any(p.device.type != "cpu" for p in model.parameters())
             return NativeSink(folder, header, max_queue_bytes, pinned=pinned)
+    elif layout == "ait":
+
+        def make_sink(header: dict[str, Any]) -> Sink:
+            # Ranks share the directory: each process has one of its own below.
+            if world == 1:
+                _claim(base)
+            return AitSink(base, header, max_queue_bytes)
     else:
         raise LlmdbgError(f"unknown layout {layout!r}; choose 'native' or 'ait'")
     return TorchCapture(
         model,
         make_sink,
         path=base,
+        selected=select(model, modules),
         steps=wants_step,
-        modules=modules,
         weights=weights,
         inputs=inputs,
         outputs=outputs,
@@ -102,7 +111,14 @@ def capture_torch(
     )
 
 
-def _step_filter(steps: int | range | slice | Iterable[int] | None) -> Callable[[int], bool]:
+def step_filter(steps: int | range | slice | Iterable[int] | None) -> Callable[[int], bool]:
+    """Turn what a user may say about steps into a question that can be asked of each.
+
+    Raises
+    ------
+    LlmdbgError
+        If a number is negative or none.
+    """
     if steps is None:
         return lambda _step: True
     if isinstance(steps, slice):

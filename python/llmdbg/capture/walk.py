@@ -58,11 +58,11 @@ def call_leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Leaf]:
 
 
 def result_leaves(result: Any) -> list[Leaf]:
-    """Leaves of a result: `0` for a lone tensor, else the path inside it (`1`, `logits`)."""
+    """Leaves of a result: no path for a lone leaf, else the path inside it (`1`, `logits`)."""
     found: list[Leaf] = []
     children = None if isinstance(result, torch.Tensor) else _children(result)
     if children is None or isinstance(children, str):
-        _walk(result, "0", found, ())
+        _walk(result, "", found, ())
     else:
         for part, value in children:
             _walk(value, part, found, (id(result),))
@@ -100,6 +100,10 @@ def _part(name: object) -> str:
     """Make a path part; quoted where a bare name could be taken for a longer path."""
     text = str(name)
     return text if text and not any(c in text for c in './\\"\n') else json.dumps(text)
+
+
+def _join(slot: str, part: str) -> str:
+    return f"{slot}.{part}" if slot else part
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]] | str | None:
@@ -149,7 +153,7 @@ def _walk(
         found.append(Leaf(slot, Skipped(children), in_object))
     elif children is not None:
         for part, child in children:
-            _walk(child, f"{slot}.{part}", found, (*above, id(value)), in_object=in_object)
+            _walk(child, _join(slot, part), found, (*above, id(value)), in_object=in_object)
     else:
         _walk_object(value, slot, found, above, in_object=in_object)
 
@@ -171,7 +175,7 @@ def _walk_object(
                 attributes[attribute] = getattr(value, attribute)
     for attribute, child in attributes.items():
         if not attribute.startswith("_"):
-            _walk(child, f"{slot}.{attribute}", found, (*above, id(value)), in_object=True)
+            _walk(child, _join(slot, attribute), found, (*above, id(value)), in_object=True)
 
 
 def _value(value: Any) -> Value | Skipped:
