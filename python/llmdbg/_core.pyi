@@ -95,7 +95,8 @@ class Alignment:
         """Give the pairs column by column.
 
         `golden` and `candidate` are the first record's index on each side, `golden_records` and
-        `candidate_records` all of them; `confidence` is 0 to 1, `evidence` and `transform` are texts.
+        `candidate_records` all of them; `confidence` is 0 to 1, `evidence` and `transform` are
+        texts.
         """
     @property
     def unmatched_golden(self) -> list[tuple[int, str | None]]:
@@ -134,12 +135,12 @@ def compare_pairs(
 ) -> dict[str, Any]:
     """Measure pairs of records; one element per pair in every column.
 
-    The columns of `measures()` are arrays: float64 with NaN for a number that does not exist, int64 with
-    -1 for an index or count that does not exist, uint8 for yes and no. Beside them stand lists:
-    `golden_dtype`, `golden_shape`, `candidate_dtype`, `candidate_shape`, `shape_note`, `note` and
-    `cmp_fail_reason`, with None where there is nothing to say. A pair that cannot be measured is a row
-    with a reason. `progress` is called about twenty times a second with pairs done and pairs in all; an
-    exception it raises, and Ctrl-C, end the comparison.
+    The columns of `measures()` are arrays: float64 with NaN for a number that does not exist, int64
+    with -1 for an index or count that does not exist, uint8 for yes and no. Beside them stand
+    lists: `golden_dtype`, `golden_shape`, `candidate_dtype`, `candidate_shape`, `shape_note`,
+    `note` and `cmp_fail_reason`, with None where there is nothing to say. A pair that cannot be
+    measured is a row with a reason. `progress` is called about twenty times a second with pairs
+    done and pairs in all; an exception it raises, and Ctrl-C, end the comparison.
     """
 
 def compare_tensors(
@@ -173,7 +174,8 @@ def tensor_stats(
 ) -> dict[str, Any]:
     """Describe the values of one tensor.
 
-    `dtype`, `shape`, `elements`; `finite`, `nan`, `pos_inf`, `neg_inf`, `zero`, `subnormal`, `near_max`
-    counts; `min`, `max`, `mean`, `rms`, `norm` of the finite values. With `histogram`, 64 counts from min
-    to max, empty without finite values. Of complex elements both parts are counted.
+    `dtype`, `shape`, `elements`; `finite`, `nan`, `pos_inf`, `neg_inf`, `zero`, `subnormal`,
+    `near_max` counts; `min`, `max`, `mean`, `rms`, `norm` of the finite values. With `histogram`,
+    64 counts from min to max, empty without finite values. Of complex elements both parts are
+    counted.
     """

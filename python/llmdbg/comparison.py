@@ -67,7 +67,19 @@ class Result:
         """Return the summary as strict JSON."""
         return summary.to_json(self.summary)
 
-    def write(self, output: StrPath | None = None, *, force: bool = False) -> dict[str, str]:
+    def to_html(self, path: StrPath) -> None:
+        """Write the report as one HTML file that opens offline; it needs the extra ``report``."""
+        from llmdbg.report.html import write_html
+
+        write_html(self.report, Path(path))
+
+    def write(
+        self,
+        output: StrPath | None = None,
+        *,
+        force: bool = False,
+        formats: Sequence[str] | None = None,
+    ) -> dict[str, str]:
         """Write the report folder.
 
         Parameters
@@ -77,6 +89,9 @@ class Result:
             ``llmdbg_compare_<time>`` is made. None means the working directory.
         force : bool
             Replace an earlier report in `output`.
+        formats : sequence of str, optional
+            What to write beside the tables: ``html``, ``xlsx``, ``jsonl``, ``markdown``, ``junit``.
+            None is ``html`` where plotly is installed.
 
         Returns
         -------
@@ -84,7 +99,7 @@ class Result:
             The written files by kind.
         """
         target = folder.destination(output, force=force)
-        self.files = folder.write(self.report, target, force=force)
+        self.files = folder.write(self.report, target, force=force, formats=formats)
         return self.files
 
     def __repr__(self) -> str:

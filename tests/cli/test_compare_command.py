@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from llmdbg.cli.app import app
 
-NAMES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json"}
+NAMES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json", "report.html"}
 
 
 def compare(*args):

@@ -2,15 +2,18 @@
 
 import errno
 import json
+import sys
 
 import polars as pl
 import pytest
 
+from llmdbg._core import LlmdbgError
 from llmdbg.report import folder, tables
 from llmdbg.report.columns import AIT_COLUMNS
 from tests.synthetic import network
 
-NAMES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json"}
+TABLES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json"}
+NAMES = TABLES | {"report.html"}
 
 
 def names(path):
@@ -23,6 +26,23 @@ def test_a_new_folder_holds_every_file(tmp_path):
     assert names(target) == NAMES
     assert written["directory"] == str(target)
     assert names(tmp_path / "a") == {"report"}
+
+
+def test_formats_are_chosen_and_none_stays_stale(tmp_path):
+    every = ["html", "xlsx", "jsonl", "markdown", "junit"]
+    written = folder.write(network().report(), tmp_path / "report", formats=every)
+    others = {"report.html", "compare.xlsx", "compare.jsonl", "report.md", "junit.xml"}
+    assert names(tmp_path / "report") == TABLES | others
+    assert set(written) == {"directory", "csv", "parquet", "alignment", "summary", *every}
+    folder.write(network().report(), tmp_path / "report", force=True, formats=[])
+    assert names(tmp_path / "report") == TABLES
+
+
+def test_a_format_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+    with pytest.raises(LlmdbgError, match=r"pip install 'llmdbg-ascend\[report\]'"):
+        folder.write(network().report(), tmp_path / "report", formats=["xlsx"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_used_itself(tmp_path):
@@ -82,7 +102,7 @@ def test_a_full_disk_leaves_nothing_and_destroys_nothing(tmp_path, monkeypatch, 
         path.write_bytes(b"PAR1")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folder, "write_parquet", full)
+    monkeypatch.setattr(tables, "write_parquet", full)
     with pytest.raises(OSError, match="cannot write the report: No space left on device") as info:
         folder.write(network().report(), target, force=force)
     assert info.value.filename == str(target)
@@ -95,7 +115,7 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(_frame, _path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder, "write_csv", interrupted)
+    monkeypatch.setattr(tables, "write_csv", interrupted)
     with pytest.raises(KeyboardInterrupt):
         folder.write(network().report(), tmp_path / "report")
     assert names(tmp_path) == set()

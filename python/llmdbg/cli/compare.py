@@ -44,6 +44,16 @@ class Level(StrEnum):
     LOGITS = "logits"
 
 
+class Format(StrEnum):
+    """What can be written beside the tables."""
+
+    HTML = "html"
+    XLSX = "xlsx"
+    JSONL = "jsonl"
+    MARKDOWN = "markdown"
+    JUNIT = "junit"
+
+
 class LogLevel(StrEnum):
     """`ait llm`'s log levels."""
 
@@ -84,6 +94,16 @@ def compare(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the report that --output holds.")
     ] = False,
+    also: Annotated[
+        list[Format] | None,
+        typer.Option("--also", help="Write this report too; repeatable."),
+    ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--html/--no-html", help="Write report.html.  [default: where plotly is installed]"
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")
     ] = False,
@@ -169,7 +189,7 @@ def compare(
     # A report that cannot be written must not take the answer with it.
     failed: OSError | None = None
     try:
-        result.write(destination, force=force)
+        result.write(destination, force=force, formats=_formats(also or [], page=page))
     except OSError as error:
         failed = error
     if as_json:
@@ -180,6 +200,17 @@ def compare(
     if failed is not None:
         raise failed
     return _exit_code(result, fail_on)
+
+
+def _formats(also: list[Format], *, page: bool | None) -> list[str]:
+    from llmdbg.report import folder
+
+    wanted = {str(name) for name in also}
+    if page or (page is None and folder.default_formats()):
+        wanted.add("html")
+    elif page is False:
+        wanted.discard("html")
+    return sorted(wanted)
 
 
 def _given_once(positional: str | None, option: str | None, flag: str) -> str | None:

@@ -7,21 +7,46 @@ import os
 import shutil
 import tempfile
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmdbg.report import html, junit, markdown, tables
 from llmdbg.report.summary import summary, to_json
-from llmdbg.report.tables import write_csv, write_parquet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from llmdbg.report.model import Report
 
+ALWAYS = ("csv", "parquet", "alignment")
 FILES = {
     "csv": "compare.csv",
     "parquet": "compare.parquet",
     "alignment": "alignment.json",
+    "html": "report.html",
+    "xlsx": "compare.xlsx",
+    "jsonl": "compare.jsonl",
+    "markdown": "report.md",
+    "junit": "junit.xml",
+    # Written last: it marks the report as complete.
     "summary": "summary.json",
 }
+_WRITERS: dict[str, Callable[[Report, Path], object]] = {
+    "csv": lambda report, path: tables.write_csv(report.frame, path),
+    "parquet": lambda report, path: tables.write_parquet(report.frame, path),
+    "alignment": lambda report, path: path.write_text(report.alignment, encoding="utf-8"),
+    "html": html.write_html,
+    "xlsx": lambda report, path: tables.write_xlsx(report.frame, path),
+    "jsonl": lambda report, path: tables.write_jsonl(report.frame, path),
+    "markdown": lambda report, path: path.write_text(markdown.render(report), encoding="utf-8"),
+    "junit": lambda report, path: path.write_text(junit.render(report), encoding="utf-8"),
+}
+
+
+def default_formats() -> tuple[str, ...]:
+    """Return what is written beside the tables: the page, where its charts can be drawn."""
+    return ("html",) if find_spec("plotly") else ()
 
 
 def destination(output: str | os.PathLike[str] | None, *, force: bool = False) -> Path:
@@ -63,7 +88,13 @@ def destination(output: str | os.PathLike[str] | None, *, force: bool = False) -
     return _free(folder / name)
 
 
-def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str]:
+def write(
+    report: Report,
+    folder: Path,
+    *,
+    force: bool = False,
+    formats: Iterable[str] | None = None,
+) -> dict[str, str]:
     """Write every file of a report.
 
     All are written beside `folder` first and then moved, so a full disk or an interrupt leaves
@@ -77,6 +108,9 @@ def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str
         From `destination`.
     force : bool
         Replace the files of an earlier report in `folder`; other files there stay.
+    formats : iterable of str, optional
+        What to write beside CSV, Parquet, alignment and summary: ``html``, ``xlsx``, ``jsonl``,
+        ``markdown``, ``junit``. None is ``html`` where plotly is installed.
 
     Returns
     -------
@@ -87,7 +121,11 @@ def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str
     ------
     OSError
         With the folder as its file name when something could not be written.
+    UserError
+        A format needs a package that is not installed; the message says how to get it.
     """
+    wanted = {*ALWAYS, *(default_formats() if formats is None else formats)}
+    files = {kind: FILES[kind] for kind in FILES if kind in wanted or kind == "summary"}
     folder = folder.absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +133,13 @@ def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str
     except OSError as error:
         raise _about(folder, error) from error
     try:
-        _write_files(report, partial)
+        _write_files(report, partial, files)
         if force and folder.is_dir():
-            for name in FILES.values():
-                (partial / name).replace(folder / name)
+            for kind, name in FILES.items():
+                if kind in files:
+                    (partial / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
         else:
             partial.chmod(0o777 & ~_umask())
             partial.rename(folder)
@@ -106,15 +147,15 @@ def write(report: Report, folder: Path, *, force: bool = False) -> dict[str, str
         raise _about(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {"directory": str(folder)} | {k: str(folder / v) for k, v in FILES.items()}
+    return {"directory": str(folder)} | {k: str(folder / v) for k, v in files.items()}
 
 
-def _write_files(report: Report, folder: Path) -> None:
-    write_csv(report.frame, folder / FILES["csv"])
-    write_parquet(report.frame, folder / FILES["parquet"])
-    (folder / FILES["alignment"]).write_text(report.alignment, encoding="utf-8")
-    # The last one marks the report as complete. Names, not paths: a report may be moved.
-    text = to_json(summary(report, FILES))
+def _write_files(report: Report, folder: Path, files: dict[str, str]) -> None:
+    for kind, name in files.items():
+        if kind != "summary":
+            _WRITERS[kind](report, folder / name)
+    # Names, not paths: a report may be moved.
+    text = to_json(summary(report, files))
     (folder / FILES["summary"]).write_text(text, encoding="utf-8")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmdbg.errors import UserError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -38,7 +40,7 @@ def write_xlsx(frame: pl.DataFrame, path: Path) -> None:
 
     Raises
     ------
-    ModuleNotFoundError
+    UserError
         XlsxWriter is not installed.
     """
     import polars as pl
@@ -47,8 +49,9 @@ def write_xlsx(frame: pl.DataFrame, path: Path) -> None:
     try:
         import xlsxwriter
     except ModuleNotFoundError as error:
-        hint = "an XLSX report needs XlsxWriter: pip install 'llmdbg-ascend[report]'"
-        raise ModuleNotFoundError(hint, name="xlsxwriter") from error
+        raise UserError(
+            "an XLSX report needs XlsxWriter: pip install 'llmdbg-ascend[report]'"
+        ) from error
 
     # A worksheet has no infinity; as text it is at least visible.
     infinite = pl.when(cs.float().is_nan()).then(None).otherwise(cs.float())

@@ -56,7 +56,7 @@ def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = No
     _print_worst(report, console)
     console.print()
     if files:
-        console.print(f"report: {printable(files['directory'])}", soft_wrap=True)
+        console.print(f"report: {printable(files.get('html', files['directory']))}", soft_wrap=True)
     console.print(f"next:   {printable(next_command(report))}", soft_wrap=True)
 
 

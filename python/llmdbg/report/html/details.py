@@ -14,7 +14,7 @@ TILE = 64
 POINTS = 256
 TOP = 20
 # A logits tensor of a long prompt has 10⁸ elements; a picture of 64×64 does not need them all.
-MOST_ELEMENTS = 4_000_000
+MOST_ELEMENTS = 400_000
 
 
 def details_of(row: dict[str, Any]) -> dict[str, Any]:

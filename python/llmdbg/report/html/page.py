@@ -8,6 +8,7 @@ import json
 from string import Template
 from typing import TYPE_CHECKING
 
+from llmdbg.errors import UserError
 from llmdbg.report.html.payload import payload
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from llmdbg.report.model import Report
 
 _MARK = {"clean": "✓ clean", "diverged": "✗ diverged", "undecided": "? undecided"}
-INSTALL_HINT = "the HTML report needs plotly for its charts: pip install 'llmdbg-ascend[report]'"
+_INSTALL_HINT = "the HTML report needs plotly for its charts: pip install 'llmdbg-ascend[report]'"
 
 
-def render(report: Report, *, details: int = 48) -> str:
+def render(report: Report, *, details: int = 24) -> str:
     """Return the report as one HTML page.
 
     Parameters
@@ -37,7 +38,7 @@ def render(report: Report, *, details: int = 48) -> str:
 
     Raises
     ------
-    ModuleNotFoundError
+    UserError
         plotly, whose script draws the charts, is not installed.
     """
     assets = importlib.resources.files("llmdbg.report.html") / "assets"
@@ -70,5 +71,5 @@ def _plotly() -> str:
     try:
         script = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(INSTALL_HINT, name="plotly") from error
+        raise UserError(_INSTALL_HINT) from error
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
