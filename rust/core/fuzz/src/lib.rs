@@ -12,7 +12,8 @@ static ROOT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     // An execution directory of an ATB dump, so that aliases find something to lead to.
     let other = root.path().join("2/4_Layer/1_Linear/before");
     std::fs::create_dir_all(&other).expect("a directory");
-    let record = b"$Object.Count=1\n$Object.Length=8\ndtype=0\ndims=2\n$Object.data=0,8\n$End=1\n\0\0\0\0\0\0\0\0";
+    let record =
+        b"$Object.Count=1\n$Object.Length=8\ndtype=0\ndims=2\n$Object.data=0,8\n$End=1\n\0\0\0\0\0\0\0\0";
     std::fs::write(other.join("intensor0_x.bin"), record).expect("a file");
     std::fs::create_dir_all(root.path().join("2/3_Layer/before")).expect("a directory");
     root

@@ -13,6 +13,8 @@ mod npz;
 mod packed;
 mod pickle;
 mod safetensors;
+#[cfg(test)]
+mod testing;
 mod torch_zip;
 mod zip;
 

@@ -312,3 +312,77 @@ impl Literal<'_> {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{bytes_of, mutated, read_one, small_tensor, survives};
+    use super::*;
+
+    /// A version 1 file.
+    pub(in super::super) fn file(descr: &str, fortran: &str, shape: &[u64], data: &[u8]) -> Vec<u8> {
+        let sizes = shape.iter().map(|size| format!("{size}, ")).collect::<Vec<_>>().concat();
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': ({sizes}), }}");
+        while (header.len() + 11) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let len = (header.len() as u16).to_le_bytes();
+        [&b"\x93NUMPY\x01\x00"[..], &len, header.as_bytes(), data].concat()
+    }
+
+    fn code(dtype: DType) -> Option<&'static str> {
+        Some(match dtype {
+            DType::Float64 => "f8",
+            DType::Float32 => "f4",
+            DType::Float16 => "f2",
+            DType::BFloat16 => "V2",
+            DType::Int64 => "i8",
+            DType::UInt16 => "u2",
+            DType::Bool => "b1",
+            DType::Complex128 => "c16",
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn column_major_strides() {
+        assert_eq!(column_major(&[2, 3, 4]), Some(vec![1, 2, 6]));
+        assert_eq!(column_major(&[]), Some(vec![]));
+        assert_eq!(column_major(&[u64::MAX, u64::MAX, 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip((dtype, shape, data) in small_tensor(|row| code(row.dtype).is_some())) {
+            let descr = format!("<{}", code(dtype).unwrap());
+            let tensor = read_one(".npy", &file(&descr, "False", &shape, &data)).unwrap();
+            prop_assert_eq!((tensor.info.dtype, &tensor.info.shape), (dtype, &shape));
+            prop_assert_eq!(bytes_of(&tensor), data);
+        }
+
+        #[test]
+        fn big_endian_numbers_are_swapped(data in proptest::collection::vec(any::<u32>(), 0..50)) {
+            let swapped: Vec<u8> = data.iter().flat_map(|number| number.to_be_bytes()).collect();
+            let tensor = read_one(".npy", &file(">u4", "False", &[data.len() as u64], &swapped)).unwrap();
+            let native: Vec<u8> = data.iter().flat_map(|number| number.to_le_bytes()).collect();
+            prop_assert_eq!(bytes_of(&tensor), native);
+        }
+
+        #[test]
+        fn mutations_survive(bytes in mutated(vec![
+            file("<f4", "False", &[2, 3], &[1; 24]),
+            file(">c8", "True", &[2, 2], &[1; 32]),
+            file("<V2", "False", &[], &[1; 2]),
+        ])) {
+            survives(".npy", &bytes);
+        }
+
+        #[test]
+        fn any_header_survives(header in ".{0,200}") {
+            let len = (header.len() as u16).to_le_bytes();
+            survives(".npy", &[&b"\x93NUMPY\x01\x00"[..], &len, header.as_bytes(), &[0; 8]].concat());
+        }
+    }
+}

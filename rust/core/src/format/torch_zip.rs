@@ -395,3 +395,110 @@ fn key_text(key: &Value, position: usize) -> String {
         Value::Opaque | Value::Global(_) | Value::Node(_) => format!("[{position}]"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{archive, bytes_of, mutated, read, survives};
+
+    fn text(text: &str) -> Vec<u8> {
+        [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+    }
+
+    fn int(number: u64) -> Vec<u8> {
+        [b"\x8a\x08", &number.to_le_bytes()[..]].concat()
+    }
+
+    fn ints(numbers: &[u64]) -> Vec<u8> {
+        [b"(".to_vec(), numbers.iter().flat_map(|number| int(*number)).collect(), b"t".to_vec()].concat()
+    }
+
+    /// The call that rebuilds a float32 tensor on storage 0.
+    fn tensor(count: u64, first: u64, shape: &[u64], strides: &[u64]) -> Vec<u8> {
+        [
+            b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+            text("storage"),
+            b"ctorch\nFloatStorage\n".to_vec(),
+            text("0"),
+            text("cpu"),
+            int(count),
+            b"tQ".to_vec(),
+            int(first),
+            ints(shape),
+            ints(strides),
+            b"\x89ccollections\nOrderedDict\n)RtR".to_vec(),
+        ]
+        .concat()
+    }
+
+    fn file(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+        archive(&[
+            ("x/data.pkl", pickle),
+            ("x/byteorder", b"little"),
+            ("x/data/0", storage),
+            ("x/version", b"3"),
+        ])
+    }
+
+    fn nested() -> Vec<u8> {
+        let one = tensor(6, 0, &[2, 3], &[3, 1]);
+        let two = tensor(6, 1, &[2], &[2]);
+        [&b"\x80\x02}("[..], &text("a"), b"]", &one, b"a", &text("b"), b"(", &two, b"Ntu."].concat()
+    }
+
+    #[test]
+    fn containers_become_paths() {
+        let got = read(".pt", &file(&nested(), &[5; 24])).unwrap();
+        let keys: Vec<&str> = got.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["a.0", "b.0"]);
+    }
+
+    proptest! {
+        #[test]
+        fn views_are_where_their_strides_say(
+            storage in proptest::collection::vec(any::<f32>(), 0..60),
+            first in 0u64..10,
+            view in proptest::collection::vec((0u64..4, 0u64..8), 0..4),
+        ) {
+            let (shape, strides): (Vec<u64>, Vec<u64>) = view.into_iter().unzip();
+            let bytes: Vec<u8> = storage.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let pickle = [tensor(storage.len() as u64, first, &shape, &strides), b".".to_vec()].concat();
+            let got = read(".pt", &file(&pickle, &bytes)).unwrap().remove(0).1;
+            // The oracle walks every index.
+            let mut wanted = Some(vec![first]);
+            for (size, stride) in shape.iter().zip(&strides) {
+                wanted = wanted.map(|w| w.iter().flat_map(|at| (0..*size).map(move |i| at + i * stride)).collect());
+            }
+            let wanted: Option<Vec<u8>> = wanted
+                .unwrap_or_default()
+                .into_iter()
+                .map(|at| bytes.get(4 * at as usize..4 * at as usize + 4).map(<[u8]>::to_vec))
+                .collect::<Option<Vec<_>>>()
+                .map(|elements| elements.concat());
+            match wanted {
+                Some(wanted) => prop_assert_eq!(bytes_of(&got.unwrap()), wanted),
+                None => prop_assert!(got.is_err()),
+            }
+        }
+
+        #[test]
+        fn mutated_archives_survive(bytes in mutated(vec![file(&nested(), &[5; 24])])) {
+            survives(".pt", &bytes);
+        }
+
+        #[test]
+        fn mutated_pickles_survive(pickle in mutated(vec![
+            nested(),
+            [&b"]q\x00"[..], &tensor(6, 0, &[6], &[1]), b"ah\x00ah\x00a."].concat(),
+            b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00\x8c\x05torch\x94\x8c\x04Size\x94\x93\x94(K\x01M\x01\x00t\x85R.".to_vec(),
+        ])) {
+            survives(".pt", &file(&pickle, &[5; 24]));
+        }
+
+        #[test]
+        fn any_pickle_survives(pickle in proptest::collection::vec(any::<u8>(), 0..300)) {
+            survives(".pt", &file(&pickle, &[5; 24]));
+        }
+    }
+}
