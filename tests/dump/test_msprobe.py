@@ -11,6 +11,7 @@ from tests.writers.msprobe import MsprobeDump
 
 X = torch.arange(6, dtype=torch.float32).reshape(2, 3)
 W = torch.linspace(-1, 1, 9).reshape(3, 3).to(torch.bfloat16)
+FRAMES = [f"File f.py, line {i}" for i in range(9)]
 CONSTRUCT = {
     "Module.layers.0.fc.Linear.forward.0": "Module.layers.0.Block.forward.0",
     "Functional.linear.0.forward": "Module.layers.0.fc.Linear.forward.0",
@@ -48,7 +49,10 @@ def write(output, *, task="tensor", steps=("step0",), processes=("rank0",)):
             dump = MsprobeDump(output, step=step, process=process, task=task)
             fill(dump)
             stack = {
-                "0": [["Functional.silu.0.forward"], [f"File f.py, line {i}" for i in range(9)]]
+                "0": [
+                    ["Functional.silu.0.forward"],
+                    ["File /x/site-packages/torch/nn/modules/module.py, line 1", *FRAMES],
+                ]
             }
             directory = dump.write(construct=CONSTRUCT, stack=stack)
     return directory

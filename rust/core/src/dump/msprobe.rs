@@ -14,7 +14,7 @@ use crate::{DType, Error, Result, TensorInfo};
 /// Files that stand for the dump.
 pub(super) const MARKS: &[&str] = &["dump.json", "debug.json", "construct.json", "stack.json"];
 const DATA: &str = "dump_tensor_data";
-/// Stack frames kept per call, innermost first.
+/// Stack frames kept per call: the innermost outside of torch.
 const FRAMES: usize = 3;
 
 /// The dump at or in `dir`: all steps, one step, one rank or its data directory.
@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
             None => return stacks,
         };
         let frames = |list: &Value| -> Vec<Value> {
-            list.as_array().map(|f| f.iter().take(FRAMES).cloned().collect()).unwrap_or_default()
+            list.as_array().into_iter().flatten().filter(|f| !is_of_torch(f)).take(FRAMES).cloned().collect()
         };
         for (name, entry) in value.as_object().into_iter().flatten() {
             match entry.as_array().map(Vec::as_slice) {
@@ -388,6 +388,11 @@ fn module_call(head: &[&str], class: &str, direction: &str, number: u32) -> Call
         op_type: Some(if plain { class.to_owned() } else { format!("{class}.{direction}") }),
         number,
     }
+}
+
+/// torch's own frames between a module's call and its `forward` say nothing about the model.
+fn is_of_torch(frame: &Value) -> bool {
+    frame.as_str().is_some_and(|text| text.contains("/site-packages/torch/"))
 }
 
 fn read_info(fields: &Map<String, Value>) -> Option<TensorInfo> {
