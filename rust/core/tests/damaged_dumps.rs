@@ -133,7 +133,7 @@ fn edits() -> impl Strategy<Value = Vec<(prop::sample::Index, Edit)>> {
     prop::collection::vec((any::<prop::sample::Index>(), edit), 1..6)
 }
 
-fn apply(edit: &Edit, at: &prop::sample::Index, bytes: &mut Vec<u8>) {
+fn apply(edit: &Edit, at: prop::sample::Index, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
@@ -157,7 +157,9 @@ proptest! {
         for (i, (name, text)) in files.iter().enumerate() {
             let mut bytes = text.as_bytes().to_vec();
             if i == damaged {
-                edits.iter().for_each(|(at, edit)| apply(edit, at, &mut bytes));
+                for (at, edit) in &edits {
+                    apply(edit, *at, &mut bytes);
+                }
             }
             write(dir.path(), name, &bytes);
         }
