@@ -22,7 +22,8 @@ from llmdbg.capture.atb import (
     unsupported_flags,
 )
 from llmdbg.capture.atb_probe import Probe, ProbeEra
-from llmdbg.capture.recorded import dump_roots
+from llmdbg.capture.recorded import Recorded, dump_roots
+from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,6 +137,34 @@ def prepare(run: AtbRun) -> None:
         descriptor = os.open(run.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(run.config_text)
+
+
+def convert_topologies(run: AtbRun, seen: Recorded) -> tuple[int, list[str]]:
+    """Write every topology that was recorded as ONNX beside it, where that was asked for.
+
+    Returns
+    -------
+    tuple of int and list of str
+        How many were written, and what could not be, with the reason.
+    """
+    if "onnx" not in run.options.types:
+        return 0, []
+    from llmdbg.topology.onnx import write_onnx
+
+    written, problems = 0, []
+    for path in sorted(seen.topologies):
+        try:
+            write_onnx(path)
+            written += 1
+        except (UserError, OSError) as error:
+            problems.append(f"no ONNX of a topology: {error}")
+    # Some probes list their topologies here for a converter.
+    listing = run.environment.get("ATB_DUMP_SUB_PROC_INFO_SAVE_PATH")
+    if listing:
+        with contextlib.suppress(OSError):
+            (Path(listing) / "subprocess_info.txt").unlink()
+            Path(listing).rmdir()
+    return written, problems
 
 
 def with_site(base_env: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:

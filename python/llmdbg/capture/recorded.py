@@ -37,6 +37,8 @@ class Recorded:
     devices, operations, identifiers, executions
         What the files show the run had: device numbers, operation names, ids such as `3_1`, and
         execution counts.
+    topologies
+        The files that describe layers and models.
     """
 
     roots: list[Path] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Recorded:
     operations: set[str] = field(default_factory=set)
     identifiers: set[str] = field(default_factory=set)
     executions: set[int] = field(default_factory=set)
+    topologies: list[Path] = field(default_factory=list)
 
     @property
     def tensors(self) -> int:
@@ -180,6 +183,7 @@ def _count(seen: Recorded, path: Path, parts: tuple[str, ...]) -> None:
     if parts[0] in _DATA_DIRECTORIES and len(parts) > 3 and parts[2].isdigit():
         seen.executions.add(int(parts[2]))
     if kind == "topology files":
+        seen.topologies.append(path)
         _read_topology(seen, path)
 
 

@@ -289,9 +289,15 @@ def _go(
 
 
 def _say_atb(atb: AtbRun, earlier: list[Path], trace: Path) -> None:
+    from llmdbg.capture.atb_run import convert_topologies
     from llmdbg.capture.recorded import recorded_since, why_empty
 
     seen = recorded_since(atb.options.output, earlier)
+    graphs, problems = convert_topologies(atb, seen)
+    for problem in problems:
+        _say(problem)
+    if graphs:
+        _say(f"wrote {graphs} ONNX graphs beside the topology files")
     if seen.has_data:
         _say(f"recorded {seen}: {_size(seen.bytes)}")
         _say_next(seen.roots[-1])

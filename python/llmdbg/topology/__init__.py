@@ -1,0 +1,1 @@
+"""What a dump says of the model's structure, for people and for other programs."""
