@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from llmdbg.cli.compare import compare
+from llmdbg.cli.dump import EXAMPLES as DUMP_EXAMPLES
+from llmdbg.cli.dump import DumpCommand, dump
 from llmdbg.cli.show import show
 
 app = typer.Typer(
@@ -45,3 +47,5 @@ def _options(
 app.command("compare")(compare)
 app.command("cc", hidden=True)(compare)
 app.command("show")(show)
+app.command("dump", cls=DumpCommand, epilog=DUMP_EXAMPLES)(dump)
+app.command("dd", cls=DumpCommand, hidden=True)(dump)

@@ -312,8 +312,9 @@ def _say_torch(torch: TorchSettings, trace: Path) -> None:
     from llmdbg.dump import open_dump
 
     paths = recorded_paths(trace)
-    if not paths and Path(torch.path).is_dir():
-        paths = [Path(torch.path)]  # its process died; what it had written is there
+    died = not paths and Path(torch.path).is_dir()
+    if died:
+        paths = [Path(torch.path)]  # what its process had written before is there
     if not paths:
         _say(f"0 tensors: {why_no_torch(trace, torch)}")
     for problem in problems(trace):
@@ -327,6 +328,8 @@ def _say_torch(torch: TorchSettings, trace: Path) -> None:
         if count:
             _say(f"recorded {count} tensors of torch modules")
             _say_next(path)
+        elif died:
+            _say("0 tensors of torch modules: the process died before a file of them was complete")
 
 
 def _say_next(path: Path) -> None:
