@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmdbg import _core
 from llmdbg.errors import UserError
-from llmdbg.reading import to_numpy
 from llmdbg.report.text import ranges
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
     from llmdbg.dump import Dump
 
 SCHEMA = "llmdbg.show/1"
-_BINS = 40
-# A histogram needs no more: its bars are eighths of a character.
-_HISTOGRAM_SAMPLE = 1 << 20
-_PIECE = 1 << 20
+Place = tuple[str, str | None]
 _ONE_BYTE = ("bool", "string", "int4", "uint1")
 _SLICE = re.compile(r"(-?\d+)?(:(-?\d+)?(:(-?[1-9]\d*)?)?)?")
 
@@ -99,8 +95,7 @@ def describe_records(dump: Dump, rows: list[int]) -> list[dict[str, Any]]:
         record = {c: columns[c][i] for c in ("step", "rank", "node", "call", "role", "slot")}
         record |= {c: columns[c][i] for c in ("dtype", "shape", "path", "key")}
         try:
-            buffer = open_record(record["path"], record["key"])
-            record["statistics"] = statistics(to_numpy(buffer))
+            record["statistics"] = statistics(*place(dump, i))
             record["problem"] = None
         except (_core.LlmdbgError, OSError) as error:
             record["statistics"] = {c: columns[c][i] for c in ("min", "max", "mean", "norm")}
@@ -109,10 +104,11 @@ def describe_records(dump: Dump, rows: list[int]) -> list[dict[str, Any]]:
     return described
 
 
-def describe_tensor(
-    path: str, buffer: _core.TensorBuffer, array: np.ndarray[Any, Any]
-) -> dict[str, Any]:
+def describe_tensor(path: str, place: Place) -> dict[str, Any]:
     """Return what a tensor is: dtype, shape, bytes, statistics, histogram."""
+    buffer = _core.open_tensor(*place)
+    stats = statistics(*place)
+    counts = stats.pop("histogram")
     return {
         "schema": SCHEMA,
         "kind": "tensor",
@@ -121,92 +117,50 @@ def describe_tensor(
         "shape": list(buffer.shape),
         "bytes": math.prod(buffer.shape) * item_size(buffer.dtype),
         "notes": buffer.notes,
-        "statistics": statistics(array),
-        "histogram": histogram(array),
+        "statistics": stats,
+        "histogram": {"low": stats["min"], "high": stats["max"], "counts": counts}
+        if counts
+        else None,
     }
 
 
-def open_tensor(path: str) -> _core.TensorBuffer:
-    """Open a tensor file; ``container#name`` names one tensor of several.
-
-    Raises
-    ------
-    LlmdbgError
-        Not a tensor file, or several tensors and no name.
-    """
+def place_of(path: str) -> Place:
+    """Return file and name of a tensor: ``container#name`` names one tensor of several."""
     if not Path(path).exists() and "#" in path:
         container, _, key = path.rpartition("#")
-        return _core.open_tensor(container, key)
-    return _core.open_tensor(path)
+        return container, key
+    return path, None
 
 
-def open_record(path: str | None, key: str | None) -> _core.TensorBuffer:
-    """Open the tensor of a record.
+def place(dump: Dump, record: int) -> Place:
+    """Return file and name of a record's tensor.
 
     Raises
     ------
     UserError
         The record has statistics only.
     """
-    if path is None:
+    columns = dump.core.columns()
+    if columns["path"][record] is None:
         raise UserError("no values were dumped for this tensor, only statistics")
-    return _core.open_tensor(path, key)
+    return columns["path"][record], columns["key"][record]
 
 
-def statistics(array: np.ndarray[Any, Any]) -> dict[str, int | float | None]:
-    """Return extremes, mean and L2 norm of the finite values, and counts of the special ones.
-
-    Complex values count by magnitude. Computed in float64, piece by piece.
-    """
-    import numpy as np
-
-    low, high, total, squares, finite = math.inf, -math.inf, 0.0, 0.0, 0
-    counts = dict.fromkeys(("zeros", "nan", "pos_inf", "neg_inf"), 0)
-    for start in range(0, array.size, _PIECE):
-        # Slicing `flat` copies the piece alone, whatever the strides.
-        piece = np.asarray(array.flat[start : start + _PIECE])
-        piece = (np.abs(piece) if piece.dtype.kind == "c" else piece).astype(np.float64)
-        counts["zeros"] += int((piece == 0).sum())
-        counts["nan"] += int(np.isnan(piece).sum())
-        counts["pos_inf"] += int(np.isposinf(piece).sum())
-        counts["neg_inf"] += int(np.isneginf(piece).sum())
-        piece = piece[np.isfinite(piece)]
-        if piece.size:
-            low, high = min(low, float(piece.min())), max(high, float(piece.max()))
-            finite += piece.size
-            total += float(piece.sum())
-            squares += float(np.square(piece).sum())
-    if not finite:
-        return {"min": None, "max": None, "mean": None, "norm": None, **counts}
-    mean, norm = total / finite, math.sqrt(squares)
-    return {"min": low, "max": high, "mean": mean, "norm": norm, **counts}
-
-
-def histogram(array: np.ndarray[Any, Any]) -> dict[str, Any] | None:
-    """Return counts of the finite values in equal bins, over a sample of a large tensor.
+def statistics(path: str, key: str | None) -> dict[str, Any]:
+    """Return counts, extremes, mean and norms of a stored tensor's values, with a histogram.
 
     Returns
     -------
-    dict or None
-        ``low``, ``high`` (edges of the first and last bin), ``counts``, ``sampled_one_in``; None
-        where there is no finite number.
+    dict
+        What `llmdbg._core.tensor_stats` gives, NaN ("no such number") as None. ``histogram`` is a
+        list of counts in equal bins from ``min`` to ``max``.
     """
-    import numpy as np
-
-    every = max(1, array.size // _HISTOGRAM_SAMPLE)
-    sample = np.asarray(array.flat[::every])
-    if sample.dtype.kind == "c":
-        sample = np.abs(sample)
-    values = sample.astype(np.float64)
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    with np.errstate(over="ignore"):
-        low, high = float(values.min()), float(values.max())
-        if not math.isfinite(high - low):
-            return None
-        counts, _ = np.histogram(values, bins=_BINS, range=(low, high))
-    return {"low": low, "high": high, "counts": counts.tolist(), "sampled_one_in": every}
+    stats = dict(_core.tensor_stats(path, key, histogram=True))
+    counts = [int(n) for n in stats.pop("histogram")]
+    for known in ("dtype", "shape"):
+        stats.pop(known)
+    numbers = {k: None if v != v else v for k, v in stats.items()}
+    return numbers | {"histogram": counts}
 
 
 def parse_slice(text: str, shape: tuple[int, ...]) -> tuple[int | slice, ...]:

@@ -31,7 +31,7 @@ def test_a_tensor_in_words(small):
     assert lines["shape"] == "[2, 4]"
     assert lines["bytes"] == "32 B"
     assert (lines["min"], lines["max"], lines["mean"]) == ("0", "5", "2.5")
-    assert (lines["zeros"], lines["nan"], lines["pos_inf"], lines["neg_inf"]) == tuple("1110")
+    assert (lines["zero"], lines["nan"], lines["pos_inf"], lines["neg_inf"]) == tuple("1110")
     assert lines["histogram"].startswith("0 █")
     assert lines["histogram"].endswith("█ 5")
 

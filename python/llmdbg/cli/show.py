@@ -11,7 +11,9 @@ import typer
 from llmdbg.cli.errors import CLEAN, reports_errors
 
 if TYPE_CHECKING:
-    from llmdbg import _core
+    import numpy as np
+
+    from llmdbg.show import Place
 
 EXAMPLES = """Examples:
 
@@ -62,7 +64,7 @@ def show(
             raise UserError(
                 f"--node, --step and --rank choose from a dump, and this is a file: {path}"
             )
-        return _tensor(path, shows.open_tensor(path), part, to, force=force, as_json=as_json)
+        return _tensor(path, shows.place_of(path), part, to, force=force, as_json=as_json)
     dump.core.describe()
     rows = shows.select(dump, node=node, step=step, rank=rank)
     if part is not None or to is not None:
@@ -71,9 +73,7 @@ def show(
                 f"--slice and --to take one tensor, and {len(rows)} are chosen; "
                 "name one as FILE#NAME, from the last column of `llmdbg show PATH --node NAME`"
             )
-        columns = dump.core.columns()
-        buffer = shows.open_record(columns["path"][rows[0]], columns["key"][rows[0]])
-        return _tensor(path, buffer, part, to, force=force, as_json=as_json)
+        return _tensor(path, shows.place(dump, rows[0]), part, to, force=force, as_json=as_json)
     if wanted:
         records = shows.describe_records(dump, rows)
         data = {"schema": shows.SCHEMA, "kind": "records", "path": path, "records": records}
@@ -100,44 +100,44 @@ def _is_one_tensor(path: str) -> bool:
 
 def _tensor(
     path: str,
-    buffer: _core.TensorBuffer,
+    place: Place,
     part: str | None,
     to: Path | None,
     *,
     force: bool,
     as_json: bool,
 ) -> int:
-    import numpy as np
-
     from llmdbg import show as shows
-    from llmdbg.reading import to_numpy
     from llmdbg.report import shown as texts
 
-    array = to_numpy(buffer)
-    chosen = array if part is None else array[shows.parse_slice(part, array.shape)]
-    data = shows.describe_tensor(path, buffer, array)
+    data = shows.describe_tensor(path, place)
     lines = texts.tensor_lines(data)
-    if part is not None:
-        data["slice"] = {"ranges": part, "values": _jsonable(chosen)}
-        with np.printoptions(precision=6, threshold=1000, linewidth=100):
-            lines += ["", *str(np.asarray(chosen)).splitlines()]
-    if to is not None:
-        dtype = shows.save(np.asarray(chosen), to, force=force)
-        data["written"] = {"path": str(to), "dtype": dtype}
-        lines += ["", f"written as {dtype}: {to}"]
+    if part is not None or to is not None:
+        import numpy as np
+
+        from llmdbg.reading import read_tensor
+
+        array = read_tensor(*place)
+        chosen = array if part is None else array[shows.parse_slice(part, array.shape)]
+        chosen = np.asarray(chosen)
+        if part is not None:
+            data["slice"] = {"ranges": part, "values": _jsonable(chosen)}
+            with np.printoptions(precision=6, threshold=1000, linewidth=100):
+                lines += ["", *str(chosen).splitlines()]
+        if to is not None:
+            dtype = shows.save(chosen, to, force=force)
+            data["written"] = {"path": str(to), "dtype": dtype}
+            lines += ["", f"written as {dtype}: {to}"]
     _print(data, lines, as_json=as_json)
     return CLEAN
 
 
-def _jsonable(values: Any) -> Any:
-    import numpy as np
-
-    array = np.asarray(values)
+def _jsonable(array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.kind == "c":
         return array.astype(str).tolist()
     if array.dtype.kind in "iub":
         return array.tolist()
-    return array.astype(np.float64).tolist()
+    return array.astype("float64").tolist()
 
 
 def _print(data: dict[str, Any], lines: list[str], *, as_json: bool) -> None:

@@ -77,9 +77,7 @@ def tensor_lines(shown: dict[str, Any]) -> list[str]:
     histogram = shown["histogram"]
     if histogram is not None:
         low, high = _number(histogram["low"]), _number(histogram["high"])
-        every = histogram["sampled_one_in"]
-        sampled = f"  (one in {every} values)" if every > 1 else ""
-        lines.append(_line("histogram", f"{low} {bars(histogram['counts'])} {high}{sampled}"))
+        lines.append(_line("histogram", f"{low} {bars(histogram['counts'])} {high}"))
     return lines
 
 
