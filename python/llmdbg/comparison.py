@@ -197,6 +197,10 @@ def compare(
         measures,
         wanted.among([i for i, _ in alignment.unmatched_golden], golden_dump),
         wanted.among([i for i, _ in alignment.unmatched_candidate], candidate_dump),
+        {
+            "golden": dict(alignment.unmatched_golden),
+            "candidate": dict(alignment.unmatched_candidate),
+        },
     )
     verdict = verdicts.judge(frame, golden_dump.graph)
     report = Report(
@@ -207,6 +211,7 @@ def compare(
         ),
         verdict=verdict,
         alignment=alignment.to_json(),
+        notes=tuple(alignment.notes),
     )
     result = Result(report)
     if target is not None:

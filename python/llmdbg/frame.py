@@ -66,6 +66,7 @@ def build(
     measures: Columns,
     unmatched_golden: Sequence[int],
     unmatched_candidate: Sequence[int],
+    nearest: Mapping[str, Mapping[int, str | None]] | None = None,
 ) -> pl.DataFrame:
     """Put records, alignment and measures side by side.
 
@@ -80,6 +81,9 @@ def build(
         Per pair, in the same order, one column per measure.
     unmatched_golden, unmatched_candidate : sequence of int
         Indices of records without counterpart.
+    nearest : mapping, optional
+        For ``golden`` and ``candidate``: by record without counterpart, the other side's node whose
+        name comes nearest.
 
     Returns
     -------
@@ -100,14 +104,7 @@ def build(
     measured = _measured(measures)
     matched = pl.concat([pairs, measured], how="horizontal")
     alone = [
-        pl.DataFrame(
-            {
-                f"_{side}": pl.Series(records, dtype=pl.UInt32),
-                "cmp_fail_reason": pl.Series(
-                    [NO_COUNTERPART[side]] * len(records), dtype=pl.String
-                ),
-            }
-        )
+        _alone(side, records, (nearest or {}).get(side, {}))
         for side, records in (
             ("golden", unmatched_golden),
             ("candidate", unmatched_candidate),
@@ -146,6 +143,18 @@ def with_verdict(
         pl.Series("reason", reasons, dtype=pl.String),
         pl.Series("ratio", ratios, dtype=pl.Float64),
         pl.Series("floor", floors, dtype=pl.Float64),
+    )
+
+
+def _alone(side: str, records: Sequence[int], nearest: Mapping[int, str | None]) -> pl.DataFrame:
+    """Return the rows of records without counterpart, which say what it might have been."""
+    hints = (nearest.get(record) for record in records)
+    reasons = [NO_COUNTERPART[side] + (f"; nearest is {hint}" if hint else "") for hint in hints]
+    return pl.DataFrame(
+        {
+            f"_{side}": pl.Series(records, dtype=pl.UInt32),
+            "cmp_fail_reason": pl.Series(reasons, dtype=pl.String),
+        }
     )
 
 

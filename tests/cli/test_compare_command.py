@@ -177,7 +177,8 @@ def test_records_without_counterpart_are_rows_and_counted(runs):
     reasons = dict(
         frame.filter(pl.col("candidate_node").is_null())["golden_node", "cmp_fail_reason"].rows()
     )
-    assert reasons == {"extra": "no counterpart in the candidate"}
+    assert list(reasons) == ["extra"]
+    assert reasons["extra"].startswith("no counterpart in the candidate")
 
 
 @pytest.mark.usefixtures("runs")

@@ -61,6 +61,8 @@ class Report:
         The judgement.
     alignment : str
         JSON of the alignment, to be edited and given back with ``--mapping-file``.
+    notes : tuple of str
+        What the aligner wants known: steps that are shifted, ranks that differ.
     """
 
     golden: Side
@@ -68,6 +70,7 @@ class Report:
     frame: pl.DataFrame = field(repr=False)
     verdict: Verdict
     alignment: str = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, Any]:

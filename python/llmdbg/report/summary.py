@@ -26,7 +26,7 @@ def summary(report: Report, files: dict[str, str]) -> dict[str, Any]:
     -------
     dict
         Keys ``schema``, ``verdict``, ``sentence``, ``culprit``, ``suspects``, ``counts``,
-        ``golden``, ``candidate`` and ``report``.
+        ``golden``, ``candidate``, ``notes`` and ``report``.
     """
     verdict = report.verdict
     return {
@@ -38,6 +38,7 @@ def summary(report: Report, files: dict[str, str]) -> dict[str, Any]:
         "counts": report.counts,
         "golden": report.golden.as_dict(),
         "candidate": report.candidate.as_dict(),
+        "notes": list(report.notes),
         "report": files,
     }
 
