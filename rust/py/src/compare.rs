@@ -23,8 +23,8 @@ pub(crate) fn measures() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (golden, candidate, golden_index, candidate_index, *, threads = 0, kl = true, progress = None))]
 #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
-pub(crate) fn compare_pairs<'py>(
-    py: Python<'py>,
+pub(crate) fn compare_pairs(
+    py: Python<'_>,
     golden: Py<Dump>,
     candidate: Py<Dump>,
     golden_index: Vec<usize>,
@@ -32,7 +32,7 @@ pub(crate) fn compare_pairs<'py>(
     threads: usize,
     kl: bool,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     if golden_index.len() != candidate_index.len() {
         let (a, b) = (golden_index.len(), candidate_index.len());
         return Err(to_py(Error::Invalid(format!("{a} golden indices for {b} candidate indices"))));
@@ -56,8 +56,8 @@ pub(crate) fn compare_pairs<'py>(
 #[pyfunction]
 #[pyo3(signature = (golden, candidate, golden_key = None, candidate_key = None, *, threads = 0, kl = true, progress = None))]
 #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
-pub(crate) fn compare_tensors<'py>(
-    py: Python<'py>,
+pub(crate) fn compare_tensors(
+    py: Python<'_>,
     golden: PathBuf,
     candidate: PathBuf,
     golden_key: Option<String>,
@@ -65,7 +65,7 @@ pub(crate) fn compare_tensors<'py>(
     threads: usize,
     kl: bool,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let options = Options { threads, kl, ..Options::default() };
     let open = |_: usize| {
         (format::open(&golden, golden_key.as_deref()), format::open(&candidate, candidate_key.as_deref()))
@@ -77,15 +77,15 @@ pub(crate) fn compare_tensors<'py>(
 /// Relative L2 per row, and how many rows each value stands for.
 #[pyfunction]
 #[pyo3(signature = (golden, candidate, golden_index, candidate_index, most = 65536, *, threads = 0))]
-pub(crate) fn row_profile<'py>(
-    py: Python<'py>,
+pub(crate) fn row_profile(
+    py: Python<'_>,
     golden: Py<Dump>,
     candidate: Py<Dump>,
     golden_index: usize,
     candidate_index: usize,
     most: usize,
     threads: usize,
-) -> PyResult<(Bound<'py, PyArray1<f32>>, u64)> {
+) -> PyResult<(Bound<'_, PyArray1<f32>>, u64)> {
     let open = |side: &Dump, i: usize| {
         let dump = side.read();
         if i < dump.records.len() { dump.tensor(i) } else { Err(Error::Invalid(format!("no tensor {i}"))) }
@@ -103,12 +103,12 @@ pub(crate) fn row_profile<'py>(
 
 #[pyfunction]
 #[pyo3(signature = (path, key = None, *, histogram = false))]
-pub(crate) fn tensor_stats<'py>(
-    py: Python<'py>,
+pub(crate) fn tensor_stats(
+    py: Python<'_>,
     path: PathBuf,
     key: Option<String>,
     histogram: bool,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let (info, stats) = py
         .detach(|| {
             let tensor = format::open(&path, key.as_deref())?;

@@ -145,7 +145,7 @@ fn best_prefix<'a>(
 /// ATB numbers all operators of a process, so an extra one before the model moves every id.
 fn id_shift(own: &BTreeSet<&str>, other: &BTreeSet<&str>, equal: usize) -> Option<i64> {
     let first =
-        |name: &str| names::atb_part(name.split('/').next()?).map(|(id, n)| (n.to_owned(), id as i64));
+        |name: &str| names::atb_part(name.split('/').next()?).map(|(id, n)| (n.to_owned(), id.cast_signed()));
     let mut ids: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for (name, id) in other.iter().filter(|n| names::is_atb(n)).filter_map(|n| first(n)) {
         ids.entry(name).or_default().push(id);

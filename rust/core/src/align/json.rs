@@ -150,7 +150,9 @@ pub fn write(alignment: &Alignment, golden: &Dump, candidate: &Dump) -> String {
     ];
     for (i, (name, value)) in fields.iter().enumerate() {
         let comma = if i + 1 == fields.len() { "" } else { "," };
-        out.push_str(&format!("  \"{name}\": {value}{comma}\n"));
+        for part in ["  \"", name, "\": ", value, comma, "\n"] {
+            out.push_str(part);
+        }
     }
     out.push_str("}\n");
     out
@@ -198,7 +200,7 @@ pub(super) fn given(
 }
 
 fn common_shift(steps: &[(Option<u64>, Option<u64>)]) -> i64 {
-    let shift = |pair: &(Option<u64>, Option<u64>)| Some(pair.1? as i64 - pair.0? as i64);
+    let shift = |pair: &(Option<u64>, Option<u64>)| Some(pair.1?.cast_signed() - pair.0?.cast_signed());
     let first = steps.iter().find_map(shift).unwrap_or(0);
     if steps.iter().filter_map(shift).all(|s| s == first) { first } else { 0 }
 }

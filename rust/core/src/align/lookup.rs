@@ -8,6 +8,8 @@ use super::{names, nearest};
 use crate::dump::{Dump, Role};
 use crate::{Error, Result};
 
+type StepAndRank = (Option<u64>, Option<u32>);
+
 /// The names of one dump.
 pub(super) struct Lookup<'a> {
     dump: &'a Dump,
@@ -30,7 +32,7 @@ impl<'a> Lookup<'a> {
     ///
     /// # Errors
     /// No such node, or no such tensor of it.
-    pub(super) fn find(&self, place: &Place) -> Result<BTreeMap<(Option<u64>, Option<u32>), Vec<usize>>> {
+    pub(super) fn find(&self, place: &Place) -> Result<BTreeMap<StepAndRank, Vec<usize>>> {
         let Some(records) = self.nodes.get(&spelling(&place.node, None)) else {
             let near = nearest::to_name(&place.node, self.dump);
             let near = near.map_or_else(String::new, |near| format!("; the nearest name there is {near:?}"));

@@ -14,6 +14,7 @@ pub(super) const LEN: usize = 64;
 const WHOLE: u64 = 64 << 10;
 
 /// The places of a sketch in a tensor of `numel` elements: golden-ratio steps, so that no axis repeats them.
+#[expect(clippy::cast_sign_loss, reason = "a fraction of a count is not negative")]
 pub(super) fn positions(numel: u64) -> Vec<u64> {
     if numel <= LEN as u64 {
         return (0..numel).collect();

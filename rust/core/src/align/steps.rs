@@ -35,7 +35,7 @@ pub(super) fn find(golden: &Dump, candidate: &Dump, anchors: &[Anchor], content:
     }
     let mut shifts: BTreeSet<i64> = BTreeSet::new();
     for &g in &own {
-        shifts.extend(other.iter().map(|&c| c as i64 - g as i64));
+        shifts.extend(other.iter().map(|&c| c.cast_signed() - g.cast_signed()));
     }
     let mut shifts: Vec<i64> = shifts.into_iter().collect();
     shifts.sort_by_key(|&s| (s.unsigned_abs(), s));
