@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHES = ["startup", "engine", "msprobe_compare", "capture", "align"]
+BENCHES = ["startup", "msprobe_compare"]
 
 
 def main(names: list[str]) -> int:
