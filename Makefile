@@ -25,7 +25,7 @@ setup: $(VENV)/.ready ## Make the virtual environment in .venv
 build: setup ## Build the extension (release) and install the package, editable, with its extras
 	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --quiet --uv --release -E torch,report,demo
 	@# uv leaves compiling to the first import, which PYTHONDONTWRITEBYTECODE turns into every import.
-	@cd $(VENV)/lib/python3*/site-packages && $(CURDIR)/$(BIN)/python -m compileall -q numpy ml_dtypes polars rich typer
+	@cd $(VENV)/lib/python3*/site-packages && $(CURDIR)/$(BIN)/python -m compileall -q numpy ml_dtypes polars rich typer shellingham typing_extensions.py
 	@$(BIN)/python -m compileall -q python
 
 demo: build ## Capture a real LLM twice, plant a fault, find it (ARGS=--tiny: a random small model)

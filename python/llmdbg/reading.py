@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from llmdbg import _core
@@ -102,8 +101,14 @@ def to_numpy(buffer: _core.TensorBuffer) -> NDArray[np.generic]:
     """
     if buffer.dtype == "complex32":
         return _from_complex32(buffer)
-    name = buffer.numpy_dtype
-    return _view(buffer, np.dtype(getattr(ml_dtypes, name, name)))
+    return _view(buffer, _dtype(buffer.numpy_dtype))
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if not hasattr(np, name):
+        # numpy learns its names by the import, which costs too much for dumps that need none.
+        import ml_dtypes  # noqa: F401
+    return np.dtype(name)
 
 
 def _view(buffer: _core.TensorBuffer, dtype: np.dtype[Any]) -> NDArray[Any]:

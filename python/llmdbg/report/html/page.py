@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import importlib.resources
+import importlib.util
 import json
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,6 @@ from llmdbg.errors import UserError
 from llmdbg.report.html.payload import payload
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llmdbg.report.model import Report
 
 _MARK = {"clean": "✓ clean", "diverged": "✗ diverged", "undecided": "? undecided"}
@@ -68,8 +68,9 @@ def _embedded(data: dict[str, object]) -> str:
 
 
 def _plotly() -> str:
-    try:
-        script = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
-    except ModuleNotFoundError as error:
-        raise UserError(_INSTALL_HINT) from error
+    # Found without importing it: only the script that the package carries is wanted.
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(_INSTALL_HINT)
+    script = Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
