@@ -51,6 +51,8 @@ lint: build ## Formatting, clippy, ruff, mypy
 	$(BIN)/ruff format --check python tests benches
 	$(BIN)/ruff check python tests benches
 	$(BIN)/mypy
+	@# The extension's hand-written stub against the extension itself.
+	$(BIN)/python -m mypy.stubtest llmdbg._core --ignore-unused-allowlist --allowlist rust/py/stubtest-allow.txt
 
 fmt: setup ## Format Rust and Python
 	cargo fmt --all
