@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_llmdbg
+
 SOURCES = Path(__file__).parent.parent / "standins" / "atb"
 
 
@@ -38,6 +40,15 @@ def compile_library(target: Path, *sources: str, flags: tuple[str, ...] = ()) ->
     command = ["g++", "-std=c++17", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     paths = [str(SOURCES / source) for source in sources]
     subprocess.run([*command, *flags, *paths, "-o", str(target)], check=True)
+    return target
+
+
+def compile_program(target: Path, atb: Standin, source: str) -> Path:
+    """A program linked against a stand-in."""
+    library = atb.home / "lib"
+    command = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", SOURCES / source]
+    link = [f"-L{library}", "-latb", f"-Wl,-rpath,{library}"]
+    subprocess.run([*command, *link, "-o", target], check=True)
     return target
 
 
@@ -85,16 +96,8 @@ def run_model() -> list[str]:
 def llmdbg(tmp_path):
     """Run the command line and give back the finished process."""
 
-    def run(*args: str, env: dict[str, str], cwd: Path = tmp_path, timeout: float = 120):
-        return subprocess.run(
-            [sys.executable, "-c", "from llmdbg.cli import main; main()", *map(str, args)],
-            env=env,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(*args: str, env: dict[str, str], cwd: Path = tmp_path):
+        return run_llmdbg(*args, env=env, cwd=cwd, timeout=120)
 
     return run
 

@@ -224,7 +224,13 @@ def test_configuration_task(options, task, enabled):
 def test_configuration_path_is_passed_on():
     options = AtbDumpOptions(output=Path("/out"))
     found = probe_environment(
-        options, JSON, {}, timestamp="TS", pid=7, config=Path("/out/c.json"), preload=Path("/tmp/p")
+        options,
+        JSON,
+        {},
+        timestamp="TS",
+        pid=7,
+        config=Path("/out/c.json"),
+        preload=[Path("/tmp/p")],
     )
     assert found["ATB_DUMP_CONFIG"] == "/out/c.json"
     assert found["LD_PRELOAD"] == "/tmp/p"

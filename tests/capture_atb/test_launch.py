@@ -1,6 +1,7 @@
 """Splitting and running a command."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -142,8 +143,63 @@ def test_termination_is_passed_on():
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_terminal_stays_the_users():
-    # Standard input goes through untouched.
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_while_the_command_is_being_started_is_passed_on(number, monkeypatch):
+    start = subprocess.Popen
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), number)
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    command = command_of([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert run(command, os.environ) == 128 + number
+
+
+def test_what_is_ignored_stays_ignored():
+    # As under nohup.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code = "import signal; raise SystemExit(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+        assert run(command_of([sys.executable, "-c", code]), os.environ) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def read_until(terminal, word):
+    seen = b""
+    while word not in seen:
+        seen += os.read(terminal, 4096)
+    return seen.decode()
+
+
+def test_the_command_has_the_terminal():
+    # In a terminal of its own, typed at; Ctrl-C is typed, too.
+    child = (
+        "import os, sys, time\n"
+        "print(sys.stdin.isatty(), os.tcgetpgrp(0) == os.getpgrp(), flush=True)\n"
+        "name = input('name? ')\n"
+        "print('hello', name, flush=True)\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('saved', flush=True)\n    sys.exit(5)\n"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os._exit(run(command_of([sys.executable, "-c", child]), os.environ))
+        finally:
+            os._exit(99)
+    assert "True True" in read_until(terminal, b"name?")
+    os.write(terminal, b"you\n")
+    read_until(terminal, b"hello you")
+    os.write(terminal, b"\x03")
+    read_until(terminal, b"saved")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 5
+
+
+def test_standard_input_goes_through():
     parent = (
         "import os, sys\nfrom llmdbg.capture.launch import command_of, run\n"
         "sys.exit(run(command_of(['cat']), os.environ))"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.capture_atb.conftest import compile_program
 from tests.capture_atb.reference import read_bin, step, tensors
 
 LINEAR, ADD = "1_TinyLayer/0_LinearOperation", "1_TinyLayer/1_ElewiseOperation"
@@ -229,7 +230,6 @@ def test_one_device_above_two(llmdbg, run_model, tmp_path, atb_abi1):
         (["-ids", "9"], "--save-operation-ids 9 (there are 0, 1, 0_0, 1_0, 1_1) matched no"),
         (["-opname", "flash"], "--operation-name flash (there are "),
         (["-er", "5"], "--execute-range 5,5 selects no execution that took place"),
-        (["--type", "model"], "--type model asks for no tensors"),
     ],
 )
 def test_an_empty_dump_is_explained(flags, reason, llmdbg, run_model, atb_abi1):
@@ -239,27 +239,57 @@ def test_an_empty_dump_is_explained(flags, reason, llmdbg, run_model, atb_abi1):
     assert reason in done.stderr
 
 
+def test_topologies_alone(llmdbg, run_model, atb_abi1):
+    done = llmdbg(
+        "dump", "-o", "out", "--type", "model", "--", *run_model, env=atb_abi1.environment()
+    )
+    assert "recorded 3 topology files: " in done.stderr
+    assert "; no tensors, which --type model leaves out" in done.stderr
+
+
 def test_an_empty_dump_without_atb_is_explained(llmdbg, atb_abi1):
     done = llmdbg("dump", "-o", "out", "--", "true", env=atb_abi1.environment())
     assert "0 tensors: the probe was never called: no ATB operation ran" in done.stderr
 
 
-def test_an_isolated_interpreter_is_explained(llmdbg, run_model, atb_abi1):
+@pytest.mark.parametrize("flag", ["-I", "-E", "-S"])
+def test_an_isolated_interpreter_is_recorded(flag, llmdbg, run_model, tmp_path, atb_abi1):
     python, *rest = run_model
-    done = llmdbg("dump", "-o", "out", "--", python, "-I", *rest, env=atb_abi1.environment())
-    assert "0 tensors: no Python process told the probe to read its configuration" in done.stderr
+    done = llmdbg("dump", "-o", "out", "--", python, flag, *rest, env=atb_abi1.environment())
+    assert done.returncode == 0, done.stderr
+    assert_equal_to_reference(tensors(executions(tmp_path / "out")["0"]), step(0))
 
 
-def test_the_users_own_sitecustomize_still_runs(llmdbg, tmp_path, atb_abi1):
-    site = tmp_path / "mysite"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text("import builtins\nbuiltins.mine = 'ran'\n")
-    code = "import sys; print(mine, [p for p in sys.path if p.endswith('capture/site')])"
-    done = llmdbg(
-        "dump", "-o", "out", "--", sys.executable, "-c", code,
-        env=atb_abi1.environment(PYTHONPATH=str(site)),
-    )  # fmt: skip
-    assert done.stdout == "ran []\n"
+@pytest.mark.parametrize("abi", [0, 1])
+def test_a_program_without_python_is_recorded(abi, request, llmdbg, tmp_path):
+    atb = request.getfixturevalue(f"atb_abi{abi}")
+    program = compile_program(tmp_path / "model", atb, "main.cpp")
+    done = llmdbg("dump", "-o", "out", "--", program, "1", env=atb.environment())
+    assert done.returncode == 0, done.stderr
+    assert "recorded 24 tensors" in done.stderr
+    assert_equal_to_reference(tensors(executions(tmp_path / "out")["0"]), step(0))
+
+
+def test_processes_without_atb_are_left_alone(llmdbg, tmp_path, atb_abi1):
+    done = llmdbg("dump", "-o", "out", "--", "echo", "hello", env=atb_abi1.environment())
+    assert done.stdout == "hello\n"
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".json"]
+
+
+def test_where_nothing_can_be_preloaded_the_probe_is_used_alone(
+    llmdbg, run_model, tmp_path, atb_abi1
+):
+    # What a folder mounted noexec does to every library in it.
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import llmdbg.capture.primer as p\np._library = lambda *args: bytes(64)\n"
+    )
+    env = atb_abi1.environment(PYTHONPATH=str(broken))
+    done = llmdbg("dump", "-o", "out", "--", *run_model, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "the first 16384 operations of each process go unrecorded" in done.stderr
+    assert "0 tensors: the probe reads its configuration only after 16384" in done.stderr
 
 
 def test_an_earlier_dump_is_not_written_into(llmdbg, run_model, tmp_path, atb_abi1):

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from llmdbg.cli.many import fill, spread
+from tests.programs import run_llmdbg
 
 SCRIPT = """
 import sys
@@ -41,15 +41,7 @@ sys.exit(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
 def llmdbg(tmp_path):
     def run(*args, **env):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("ATB_", "LLMDBG_"))}
-        return subprocess.run(
-            [sys.executable, "-c", "from llmdbg.cli import main; main()", *map(str, args)],
-            env={**clean, **env},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return run_llmdbg(*args, env={**clean, **env}, cwd=tmp_path, timeout=300)
 
     return run
 

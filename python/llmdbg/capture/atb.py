@@ -13,7 +13,7 @@ from llmdbg.capture.atb_probe import Probe, ProbeEra, ProbeError
 from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 DUMP_TYPES = ("model", "layer", "op", "kernel", "tensor", "cpu_profiling", "onnx", "stats")
@@ -151,7 +151,7 @@ def probe_environment(
     *,
     timestamp: str,
     pid: int,
-    preload: Path | None = None,
+    preload: Sequence[Path] = (),
     config: Path | None = None,
 ) -> dict[str, str]:
     """Give the environment in which a probe of any era records what `options` ask for.
@@ -169,7 +169,7 @@ def probe_environment(
     pid
         Number that keeps helper files of concurrent runs apart.
     preload
-        The path to preload where it differs from the probe's own (`preloadable`).
+        The libraries to preload where that is not the probe alone (`preloadable`).
     config
         The JSON file for probes that read one.
 
@@ -218,7 +218,7 @@ def probe_environment(
             "ATB_LLM_LCOC_ENABLE": "0",
             "PYTHONHASHSEED": str(options.seed),
         }
-    return _applied(base_env, wanted, preload or probe.path)
+    return _applied(base_env, wanted, preload or [probe.path])
 
 
 def overflow_environment(
@@ -228,7 +228,7 @@ def overflow_environment(
     *,
     stop: bool = False,
     log_level: str = "info",
-    preload: Path | None = None,
+    preload: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Give the environment in which ATB checks every kernel for overflow while the model runs.
 
@@ -245,7 +245,7 @@ def overflow_environment(
     log_level
         One of `LOG_LEVELS`.
     preload
-        The path to preload where it differs from the probe's own.
+        As in `probe_environment`.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def overflow_environment(
         "ATB_SAVE_TENSOR_RANGE": None,
         "ATB_DUMP_CONFIG": None,
     }
-    return _applied(base_env, wanted, preload or probe.path)
+    return _applied(base_env, wanted, preload or [probe.path])
 
 
 def probe_config(options: AtbDumpOptions) -> dict[str, object]:
@@ -372,7 +372,7 @@ def _flag(value: bool) -> str:  # noqa: FBT001
 
 
 def _applied(
-    base_env: Mapping[str, str], wanted: Mapping[str, str | None], preload: Path
+    base_env: Mapping[str, str], wanted: Mapping[str, str | None], preload: Sequence[Path]
 ) -> dict[str, str]:
     environment = dict(base_env)
     for name, value in wanted.items():
@@ -382,5 +382,5 @@ def _applied(
             environment[name] = value
     # ld.so separates by blanks and colons; an empty element would mean nothing, but warns.
     before = [part for part in re.split(r"[:\s]+", base_env.get("LD_PRELOAD", "")) if part]
-    environment["LD_PRELOAD"] = ":".join(dict.fromkeys([str(preload), *before]))
+    environment["LD_PRELOAD"] = ":".join(dict.fromkeys([*map(str, preload), *before]))
     return environment

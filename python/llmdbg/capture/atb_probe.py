@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmdbg.capture.elf import ElfError, SharedLibrary, read_shared_library
+from llmdbg.capture.primer import UPDATE_CONFIG
 from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 PROBE_PACKAGE = "mindstudio-probe"
 DEFAULT_TOOLKIT = "/usr/local/Ascend/ascend-toolkit/latest"
-UPDATE_CONFIG = "_ZN3atb5Probe12UpdateConfigEv"
 
 
 class ProbeError(UserError):
@@ -112,7 +112,7 @@ def cxx_abi(environment: Mapping[str, str]) -> int | None:
     """
     libatb = _libatb(environment)
     if libatb is not None:
-        probe_names = [name for name in libatb.defined | libatb.undefined if "Probe" in name]
+        probe_names = [name for name in (*libatb.defined, *libatb.undefined) if "Probe" in name]
         if probe_names:
             return int(any("cxx11" in name for name in probe_names))
     home = environment.get("ATB_HOME_PATH", "").rstrip("/")

@@ -22,13 +22,13 @@ from llmdbg.capture.atb import (
     unsupported_flags,
 )
 from llmdbg.capture.atb_probe import Probe, ProbeEra
+from llmdbg.capture.primer import can_be_preloaded, write_primer
 from llmdbg.capture.recorded import Recorded, dump_roots
 from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SITE = Path(__file__).parent / "site"
 # Below this the probes drop every tensor without a word.
 _FREE_BYTES = 2 << 30
 
@@ -48,6 +48,8 @@ class AtbRun:
     config
         Where the probe's JSON file goes, and `config_text` what is written there; None where the
         probe reads none or the user's own file is used.
+    primer
+        The library preloaded so that the file is read before the first operation, if there is one.
     notes
         What the probe cannot do of what was asked, and what else the user should know.
     """
@@ -57,6 +59,7 @@ class AtbRun:
     environment: dict[str, str]
     config: Path | None
     config_text: str | None
+    primer: Path | None
     notes: tuple[str, ...]
 
 
@@ -68,6 +71,7 @@ def plan_atb_run(
     now: float,
     pid: int,
     preload: Path | None = None,
+    primer: Path | None = None,
     user_config: Path | None = None,
 ) -> AtbRun:
     """Decide directory, environment and configuration of an ATB recording.
@@ -82,6 +86,8 @@ def plan_atb_run(
         This process, for helper files.
     preload
         Path to preload instead of the probe's own.
+    primer
+        Library that lets the probe read a configuration file in time, where there is one.
     user_config
         The user's own JSON file; it decides, and the options that it replaces are named.
 
@@ -107,12 +113,16 @@ def plan_atb_run(
         base_env,
         timestamp=_free_timestamp(options.output, now),
         pid=pid,
-        preload=preload,
+        preload=[*([primer] if primer and config else []), preload or probe.path],
         config=config,
     )
-    if config is not None:
-        environment = with_site(environment, {"LLMDBG_PRIME_PROBE": "1"})
-    return AtbRun(options, probe, environment, config, text, tuple(notes))
+    if config is not None and primer is None:
+        notes.append(
+            "the probe reads its configuration late here: the first 16384 operations of each "
+            f"process go unrecorded, and nothing could be preloaded from {tempfile.gettempdir()} "
+            "to change that; set TMPDIR to a folder that programs may be run from"
+        )
+    return AtbRun(options, probe, environment, config, text, primer, tuple(notes))
 
 
 def prepare(run: AtbRun) -> None:
@@ -167,29 +177,35 @@ def convert_topologies(run: AtbRun, seen: Recorded) -> tuple[int, list[str]]:
     return written, problems
 
 
-def with_site(base_env: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Let every Python process of the command run our `sitecustomize` with these settings."""
-    environment = {**base_env, **settings}
-    # An empty element would put the working directory on the module path.
-    paths = [path for path in base_env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(SITE), *paths]))
-    return environment
-
-
 @contextlib.contextmanager
-def preloadable(path: Path) -> Iterator[Path]:
-    """Give a spelling of `path` that the dynamic loader reads as one.
+def preloadable(probe: Probe, *, tried: bool = True) -> Iterator[tuple[Path, Path | None]]:
+    """Give spellings of the probe and its primer that the dynamic loader reads as one path each.
 
-    It splits LD_PRELOAD at blanks and colons and expands `$`, with no way to quote; such a path
-    is reached through a symbolic link that lives as long as the context.
+    The loader splits LD_PRELOAD at blanks and colons and expands `$`, with no way to quote; such a
+    path is reached through a symbolic link. Link and primer live as long as the context.
+
+    Parameters
+    ----------
+    probe
+        The probe.
+    tried
+        Leave the primer out if a first process with it does not start.
+
+    Yields
+    ------
+    tuple of Path and Path or None
+        The probe, and the primer where the probe reads files and one can be made.
     """
-    if not re.search(r"[\s:;$]", str(path)):
-        yield path
-        return
     with tempfile.TemporaryDirectory(prefix="llmdbg-probe-") as directory:
-        link = Path(directory) / path.name
-        link.symlink_to(path)
-        yield link
+        folder = Path(directory)
+        path = probe.path
+        if re.search(r"[\s:;$]", str(path)):
+            path = folder / path.name
+            path.symlink_to(probe.path)
+        primer = folder / "primer.so"
+        made = probe.era is not ProbeEra.ENVIRONMENT and write_primer(primer, path)
+        works = made and (not tried or can_be_preloaded((primer, path)))
+        yield path, primer if works else None
 
 
 def _own_directory(options: AtbDumpOptions, probe: Probe, now: float) -> AtbDumpOptions:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _FILE_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -33,14 +34,16 @@ class SharedLibrary:
     ----------
     machine
         `platform.machine()` of the hosts it runs on, or `machine <n>` for others.
-    defined, undefined
-        Mangled names it provides and names it expects from others.
+    defined
+        Mangled names it provides, with their addresses.
+    undefined
+        Mangled names it expects from others.
     variables
         The `ATB_…` names among its read-only bytes: the environment variables it knows.
     """
 
     machine: str
-    defined: frozenset[str]
+    defined: Mapping[str, int]
     undefined: frozenset[str]
     variables: frozenset[str]
 
@@ -78,7 +81,7 @@ def _parse(data: mmap.mmap) -> SharedLibrary:
     sections = [
         _SECTION_HEADER.unpack_from(data, section_offset + i * entry_size) for i in range(count)
     ]
-    defined: set[str] = set()
+    defined: dict[str, int] = {}
     undefined: set[str] = set()
     for section in sections:
         if section[1] != _SHT_DYNSYM:
@@ -88,10 +91,13 @@ def _parse(data: mmap.mmap) -> SharedLibrary:
         names = _bytes(data, sections[section[6]])
         for symbol in _SYMBOL.iter_unpack(_whole_symbols(_bytes(data, section))):
             name = _name(names, symbol[0])
-            (defined if symbol[3] else undefined).add(name)
+            if not symbol[3]:
+                undefined.add(name)
+            elif name:
+                defined[name] = symbol[4]
     return SharedLibrary(
         machine=_MACHINES.get(machine, f"machine {machine}"),
-        defined=frozenset(defined - {""}),
+        defined=defined,
         undefined=frozenset(undefined - {""}),
         variables=frozenset(_variables(data)),
     )

@@ -93,29 +93,45 @@ def run(command: Command, environment: Mapping[str, str]) -> int:
         When the program does not exist or may not be run.
     """
     program = command.argv[0]
-    # Until there is a child to pass a signal to, the signal is kept.
-    passed_on = (signal.SIGTERM, signal.SIGHUP)
-    ignored = (signal.SIGINT, signal.SIGQUIT)
-    previous = {number: signal.getsignal(number) for number in (*passed_on, *ignored)}
+    child: subprocess.Popen[bytes] | None = None
+    kept: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if child is None:
+            kept.append(number)
+        else:
+            child.send_signal(number)
+
+    def leave_it(_number: int, _frame: FrameType | None) -> None:
+        """Do nothing: the terminal has told the command already."""
+
+    handlers = {
+        signal.SIGTERM: pass_on,
+        signal.SIGHUP: pass_on,
+        signal.SIGINT: leave_it,
+        signal.SIGQUIT: leave_it,
+    }
+    # What is ignored, as under nohup, the command ignores too.
+    previous = {
+        number: before
+        for number in handlers
+        if (before := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
     try:
+        # Before there is a child: a signal in between would end us and leave the child running.
+        for number in previous:
+            signal.signal(number, handlers[number])
         child = subprocess.Popen(command.argv, env=dict(environment))
+        for early in kept:
+            child.send_signal(early)
+        code = child.wait()
     except FileNotFoundError as error:
         raise CommandError(f"no such program: {program}") from error
     except OSError as error:
         raise CommandError(f"cannot run it ({error.strerror}): {program}") from error
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    try:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-        for number in passed_on:
-            signal.signal(number, pass_on)
-        code = child.wait()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
     return code if code >= 0 else 128 - code
 
 

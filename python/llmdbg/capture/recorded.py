@@ -113,8 +113,6 @@ def why_empty(
             "process that did not inherit LD_PRELOAD (sudo, ssh and containers drop it); "
             "a model on plain torch is recorded with --type torch"
         )
-    if not {"tensor", "stats"} & set(options.types):
-        return f"--type {' '.join(options.types)} asks for no tensors; add tensor"
     if options.executions == "none":
         return "--execute-range none asks for no execution"
     if options.device and seen.devices and not set(options.device.split(",")) & seen.devices:
@@ -128,9 +126,8 @@ def why_empty(
             return reason
     if not primed:
         return (
-            "no Python process told the probe to read its configuration at the start (python -I, "
-            "-E and -S skip that, and so does a C++ program), and by itself it first does so after "
-            "16384 operations; use --execute-range all and a longer run"
+            "the probe reads its configuration only after 16384 operations here; "
+            "use --execute-range all and a longer run"
         )
     return (
         f"--execute-range {options.executions} selects no execution that took place; "

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmdbg.capture.atb_run import with_site
 from llmdbg.capture.injector import SETTINGS, TorchSettings
 from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from llmdbg.capture.atb import AtbDumpOptions
+
+# Holds the sitecustomize that every Python process of the command runs.
+SITE = Path(__file__).parent / "site"
 
 
 def torch_settings(
@@ -61,14 +64,18 @@ def torch_settings(
 
 def torch_environment(settings: TorchSettings, base_env: Mapping[str, str]) -> dict[str, str]:
     """Give the environment in which every Python process records the first model it calls."""
-    return with_site(base_env, {SETTINGS: settings.to_text()})
+    # An empty element would put the working directory on the module path.
+    paths = [path for path in base_env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {
+        **base_env,
+        SETTINGS: settings.to_text(),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(SITE), *paths])),
+    }
 
 
 def recorded_paths(trace: Path) -> list[Path]:
     """List the dumps that the command's processes finished, without doubles."""
-    from pathlib import Path as RealPath
-
-    return sorted({RealPath(facts["path"]) for facts in _facts(trace, "torch")})
+    return sorted({Path(facts["path"]) for facts in _facts(trace, "torch")})
 
 
 def problems(trace: Path) -> list[str]:

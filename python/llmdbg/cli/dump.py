@@ -231,7 +231,7 @@ def dump(
     if not atb_types:
         return _go(child, base_env, None, torch, dry_run=dry_run)
     probe = find_probe(base_env, probe_path)
-    with preloadable(probe.path) as preload:
+    with preloadable(probe, tried=not dry_run) as (preload, primer):
         plan = plan_atb_run(
             options,
             probe,
@@ -239,6 +239,7 @@ def dump(
             now=now,
             pid=os.getpid(),
             preload=preload,
+            primer=primer,
             user_config=config,
         )
         return _go(child, plan.environment, plan, torch, dry_run=dry_run)
@@ -265,6 +266,8 @@ def _go(
             _say(note)
     if dry_run:
         _print_plan(child, environment, atb)
+        if atb is not None and atb.primer is not None:
+            _say(f"{atb.primer} is made anew for each run")
         return 0
     earlier: list[Path] = []
     if atb is not None:
@@ -282,13 +285,13 @@ def _go(
         if code:
             _say(f"the command ended with exit code {code}")
         if atb is not None:
-            _say_atb(atb, earlier, trace)
+            _say_atb(atb, earlier)
         if torch is not None:
             _say_torch(torch, trace)
     return code
 
 
-def _say_atb(atb: AtbRun, earlier: list[Path], trace: Path) -> None:
+def _say_atb(atb: AtbRun, earlier: list[Path]) -> None:
     from llmdbg.capture.atb_run import convert_topologies
     from llmdbg.capture.recorded import recorded_since, why_empty
 
@@ -301,8 +304,11 @@ def _say_atb(atb: AtbRun, earlier: list[Path], trace: Path) -> None:
     if seen.has_data:
         _say(f"recorded {seen}: {_size(seen.bytes)}")
         _say_next(seen.roots[-1])
+    elif seen.kinds and not {"tensor", "stats"} & set(atb.options.types):
+        types = " ".join(atb.options.types)
+        _say(f"recorded {seen}: {_size(seen.bytes)}; no tensors, which --type {types} leaves out")
     else:
-        primed = atb.config is None or any(trace.glob("primed.*"))
+        primed = atb.config is None or atb.primer is not None
         _say(f"0 tensors: {why_empty(atb.options, seen, atb.environment, primed=primed)}")
 
 
