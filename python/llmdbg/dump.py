@@ -65,7 +65,7 @@ class Dump:
 
     @property
     def layout(self) -> str:
-        """``native``, ``ait``, ``atb``, ``manual``, ``msprobe``, ``folder`` or ``file``."""
+        """Name of the layout: ``native``, ``ait``, ``atb``, ``ge``, ``folder`` and others."""
         return self.core.layout
 
     @property

@@ -53,6 +53,25 @@ def atb() -> None:
     seed("atb_bin", "reduced", b"dtype=9\ndims=1,2\n$End=1\n" + bytes(16))
 
 
+def ge() -> None:
+    """Seeds of the dumps of GE: of today, of old, and of small chips."""
+    header = (
+        "0a03322e30108080f9c0c1c48203"
+        "1a1a080110021a030a010222050a034164643008" + "3a030a010248c025"
+        "2213080210021a030a0102280432030a0102408024"
+        "2213081b10021a030a0102280432030a010240c024"
+        "3203416464"
+    )
+    message, payload = bytes.fromhex(header), bytes.fromhex("003c00c0803f00400000004000000000")
+    seed("ge_dump", "plain", len(message).to_bytes(8, "little") + message + payload)
+    seed("ge_dump", "old", bytes.fromhex("0a03312e30220e080410021a030a01032203010203"))
+    tensor = bytes.fromhex("010000000200000000000000") + bytes(16) + (4).to_bytes(8, "little")
+    shape = bytes.fromhex("100000000000000008000000") + (2).to_bytes(8, "little")
+    inputs = (1).to_bytes(4, "little") + tensor + shape
+    nano = bytes.fromhex("5a5a5a5a0100000004000000") + len(inputs).to_bytes(4, "little") + inputs
+    seed("ge_dump", "nano", len(nano).to_bytes(8, "little") + nano + bytes(4))
+
+
 def numpy_files() -> None:
     """Seeds of .npy and .npz."""
     arrays = {
@@ -108,5 +127,6 @@ def torch_files() -> None:
 
 if __name__ == "__main__":
     atb()
+    ge()
     numpy_files()
     torch_files()

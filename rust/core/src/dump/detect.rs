@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::walk::{self, file_name};
-use super::{Dump, atb, loose, manual, msprobe, native, torch_hook};
+use super::{Dump, atb, fx, ge, loose, manual, msprobe, native, torch_hook};
 use crate::{Error, Result};
 
 /// A directory layout that llmdbg reads.
@@ -20,12 +20,14 @@ struct Layout {
 }
 
 /// The layouts; a directory may hold dumps of several.
-static LAYOUTS: [Layout; 5] = [
+static LAYOUTS: [Layout; 7] = [
     Layout { name: "llmdbg", marks: native::MARKS, find: native::find, open: native::open },
     Layout { name: "ait torch", marks: torch_hook::MARKS, find: torch_hook::find, open: torch_hook::open },
     Layout { name: "ATB", marks: atb::MARKS, find: atb::find, open: atb::open },
     Layout { name: "msprobe", marks: msprobe::MARKS, find: msprobe::find, open: msprobe::open },
     Layout { name: "manual mapping", marks: manual::MARKS, find: manual::find, open: manual::open },
+    Layout { name: "GE", marks: ge::MARKS, find: ge::find, open: ge::open },
+    Layout { name: "FX", marks: fx::MARKS, find: fx::find, open: fx::open },
 ];
 
 /// How many levels below the named directory a single dump is looked for.
@@ -148,6 +150,6 @@ fn nothing_here(path: &Path) -> Error {
         }
         what.truncate(what.len() - 1);
     }
-    what.push_str(". Known are dumps of llmdbg, ait/msit, ATB and msprobe, and folders of tensor files");
+    what.push_str(". Known are dumps of llmdbg, ait/msit, ATB, msprobe and torchair (GE and FX), and folders of tensor files");
     Error::not_found(path, what)
 }

@@ -4,6 +4,9 @@
 
 mod atb;
 mod detect;
+mod fx;
+mod ge;
+mod ge_names;
 pub(crate) mod json;
 mod loose;
 pub mod manual;
@@ -14,6 +17,7 @@ mod ranks;
 mod read;
 mod table;
 mod torch_hook;
+mod torchair;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -165,7 +169,7 @@ pub struct ValueRecord {
 /// One recorded run.
 #[derive(Debug)]
 pub struct Dump {
-    /// The layout's name: `native`, `ait`, `atb`, `manual`, `msprobe`, `folder`, `file`.
+    /// The layout's name: `native`, `ait`, `atb`, `manual`, `msprobe`, `ge`, `fx`, `folder`, `file`.
     pub layout: &'static str,
     /// The writer's era or version where it can be told: `C'`, `msit`, `1`.
     pub variant: String,

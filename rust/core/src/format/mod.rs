@@ -7,6 +7,9 @@ mod atb_alias;
 pub mod atb_bin;
 mod cache;
 mod entry;
+mod ge_dtype;
+pub(crate) mod ge_dump;
+mod ge_nano;
 mod input;
 mod npy;
 mod npz;
@@ -16,6 +19,7 @@ mod safetensors;
 #[cfg(test)]
 mod testing;
 mod torch_zip;
+mod wire;
 mod zip;
 
 use std::path::Path;
@@ -39,7 +43,7 @@ struct Format {
     parse: fn(&Input) -> Result<Vec<Entry>>,
 }
 
-static FORMATS: [Format; 5] = [
+static FORMATS: [Format; 6] = [
     Format { name: "npy", suffixes: &["npy"], sniff: |s, _| s.starts_with(npy::MAGIC), parse: npy::parse },
     Format { name: "torch", suffixes: &["pt", "pth"], sniff: is_torch_zip, parse: torch_zip::parse },
     Format { name: "npz", suffixes: &["npz"], sniff: |s, _| is_zip(s), parse: npz::parse },
@@ -50,6 +54,8 @@ static FORMATS: [Format; 5] = [
         sniff: is_safetensors,
         parse: safetensors::parse,
     },
+    // Its files have no suffix and no mark, so that it is asked last.
+    Format { name: "GE", suffixes: &[], sniff: ge_dump::looks_like, parse: ge_dump::parse },
 ];
 
 /// The tensors of one file, described.
@@ -180,7 +186,9 @@ fn not_a_zip(start: &[u8], input: &Input) -> Error {
         _ if is_tar => {
             "a tar file, as torch wrote before version 0.1.10; torch.save it again with torch 1.6 or newer"
         }
-        _ => "the content is of no known format (ATB .bin, .npy, .npz, torch .pt and .pth, .safetensors)",
+        _ => {
+            "the content is of no known format (ATB .bin, .npy, .npz, torch .pt and .pth, .safetensors, GE dumps)"
+        }
     };
     Error::refused(&input.path, reason)
 }

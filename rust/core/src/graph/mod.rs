@@ -5,7 +5,9 @@
 pub(crate) mod atb_json;
 mod build;
 pub(crate) mod construct_json;
+pub(crate) mod ge_text;
 pub(crate) mod model_tree;
+mod text_proto;
 
 pub(crate) use build::{Draft, assemble, from_names, order_by_execution};
 
