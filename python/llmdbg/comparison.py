@@ -128,6 +128,7 @@ def compare(
     step: int | Sequence[int] | None = None,
     rank: int | Sequence[int] | None = None,
     last_output_only: bool = False,
+    shadow: verdicts.Mode = "auto",
     progress: Progress | None = None,
 ) -> Result:
     """Compare two runs and name the first operator that goes wrong.
@@ -153,6 +154,9 @@ def compare(
         Compare these only.
     last_output_only : bool
         Compare only each step's last output, which is the logits where a whole model was dumped.
+    shadow : {"auto", "on", "off"}
+        Whether operators are computed again, in float64, from the candidate's own inputs: ``auto``
+        where it costs little or something is in question, ``on`` wherever there is a formula.
     progress : callable, optional
         Called with what is done and what there is in all, as the engine counts.
 
@@ -202,12 +206,25 @@ def compare(
             "candidate": dict(alignment.unmatched_candidate),
         },
     )
-    verdict = verdicts.judge(frame, golden_dump.graph)
+    named = frame.select("golden_node", "candidate_node").drop_nulls().unique(maintain_order=True)
+    verdict = verdicts.judge(
+        frame,
+        golden_dump.graph,
+        checker=verdicts.checker(golden_dump, candidate_dump, shadow),
+        parameters=verdicts.parameter_differences(
+            golden_dump.graph, candidate_dump.graph, dict(named.iter_rows())
+        ),
+    )
     report = Report(
         golden=_side(golden, golden_dump),
         candidate=_side(candidate if candidate is not None else golden, candidate_dump),
         frame=frames.with_verdict(
-            frame, verdict.states, verdict.reasons, verdict.ratios, verdict.floors
+            frame,
+            verdict.states,
+            verdict.reasons,
+            verdict.ratios,
+            verdict.floors,
+            verdict.more,
         ),
         verdict=verdict,
         alignment=alignment.to_json(),

@@ -37,10 +37,16 @@ _SCHEMA: dict[str, Any] = {
     "transform": pl.String,
     "confidence": pl.Float64,
     "evidence": pl.String,
+    "golden_record": pl.Int64,
+    "candidate_record": pl.Int64,
     "state": pl.String,
     "reason": pl.String,
     "ratio": pl.Float64,
     "floor": pl.Float64,
+    "introduced": pl.Float64,
+    "required_factor": pl.Float64,
+    "shadow_ratio": pl.Float64,
+    "shadow_row_ratio": pl.Float64,
 }
 # What the engine calls by shorter names than `ait` does.
 _AIT_NAMES = {
@@ -121,6 +127,8 @@ def build(
     ).with_columns(
         pl.col("step").alias("token_id"),
         pl.int_range(pl.len()).cast(pl.String).alias("data_id"),
+        pl.col("_golden").cast(pl.Int64).alias("golden_record"),
+        pl.col("_candidate").cast(pl.Int64).alias("candidate_record"),
     )
     return _arranged(rows, measured.columns)
 
@@ -136,9 +144,11 @@ def with_verdict(
     reasons: Sequence[str],
     ratios: Sequence[float | None],
     floors: Sequence[float | None],
+    more: Mapping[str, Sequence[float | None]] | None = None,
 ) -> pl.DataFrame:
     """Return the frame with the judgement's columns filled in."""
     return frame.with_columns(
+        *(pl.Series(name, values, dtype=pl.Float64) for name, values in (more or {}).items()),
         pl.Series("state", [str(s) for s in states], dtype=pl.String),
         pl.Series("reason", reasons, dtype=pl.String),
         pl.Series("ratio", ratios, dtype=pl.Float64),

@@ -29,7 +29,8 @@ def test_a_culprit_has_the_agreed_fields():
     report = network(wrong=("layers.4.mlp.down_proj", 0.05)).report()
     culprit = strict(to_json(summary(report, {})))["culprit"]
     assert list(culprit) == [
-        *("golden", "candidate", "step", "rank", "kind", "ratio", "confidence", "evidence"),
+        *("golden", "candidate", "name", "step", "rank", "kind", "ratio", "confidence"),
+        *("evidence", "patterns"),
     ]
     assert culprit["golden"] == "model.layers.4.mlp.down_proj"
     assert culprit["step"] == 0

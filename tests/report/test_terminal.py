@@ -20,7 +20,7 @@ def rendered(report, stream=None, **kwargs):
 def test_the_sentence_comes_first_then_the_worst_rows_then_the_next_command():
     report = network(wrong=("layers.4.mlp.down_proj", 0.05)).report()
     lines = rendered(report, files={"directory": "/tmp/report"}).splitlines()
-    assert lines[0].startswith("diverged: first wrong is model.layers.4.mlp.down_proj (step 0)")
+    assert lines[0].startswith("diverged: model.layers.4.mlp.down_proj (step 0) FAIL: ")
     header = next(i for i, line in enumerate(lines) if line.startswith("state"))
     assert lines[header + 1].startswith("FAIL")
     assert "model.layers.4.mlp.down_proj output 0" in lines[header + 1]

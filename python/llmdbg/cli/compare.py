@@ -34,6 +34,14 @@ class FailOn(StrEnum):
     NEVER = "never"
 
 
+class Shadow(StrEnum):
+    """When operators are computed again."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class Level(StrEnum):
     """`ait llm`'s levels."""
 
@@ -111,6 +119,14 @@ def compare(
         FailOn,
         typer.Option("--fail-on", help="From which row state on the exit code is 1."),
     ] = FailOn.FAIL,
+    shadow: Annotated[
+        Shadow,
+        typer.Option(
+            "--shadow",
+            help="Compute operators again, in float64, from the candidate's own inputs: "
+            "auto where something is in question or tensors are few, on wherever possible.",
+        ),
+    ] = Shadow.AUTO,
     threads: Annotated[
         int, typer.Option("--threads", min=0, metavar="N", help="Worker threads; 0: all cores.")
     ] = 0,
@@ -184,6 +200,7 @@ def compare(
             step=step,
             rank=rank,
             last_output_only=level in (Level.TOKEN, Level.LOGITS),
+            shadow=shadow.value,
             progress=progress,
         )
     # A report that cannot be written must not take the answer with it.

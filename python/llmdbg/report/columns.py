@@ -28,7 +28,16 @@ AIT_COLUMNS = (
     "cmp_fail_reason",
 )
 
-JUDGEMENT_COLUMNS = ("state", "reason", "ratio", "floor")
+JUDGEMENT_COLUMNS = (
+    "state",
+    "reason",
+    "ratio",
+    "floor",
+    "required_factor",
+    "introduced",
+    "shadow_ratio",
+    "shadow_row_ratio",
+)
 
 # Which records a row compares, and why these two.
 PAIR_COLUMNS = (
@@ -47,4 +56,6 @@ PAIR_COLUMNS = (
     "transform",
     "confidence",
     "evidence",
+    "golden_record",
+    "candidate_record",
 )

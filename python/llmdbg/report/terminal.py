@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmdbg.report.model import Report
 
 WORST_ROWS = 10
+OTHER_FINDINGS = 5
 _RANK = {"FAIL": 0, "SUSPECT": 1, "INHERITED": 2, "UNDECIDED": 3, "PASS": 4}
 _STYLE = {"FAIL": "bold red", "SUSPECT": "yellow", "INHERITED": "magenta", "UNDECIDED": "dim"}
 # Wide enough that nothing is cut when a file or a pipe reads it.
@@ -48,8 +49,14 @@ def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = No
     style = {"clean": "bold green", "diverged": "bold red"}.get(verdict.outcome, "bold yellow")
     console.print(Text(printable(verdict.sentence), style=style), soft_wrap=True)
     if verdict.culprit is not None:
-        for line in verdict.culprit.evidence[1:]:
+        for line in verdict.culprit.patterns:
             console.print(f"  {printable(line)}", soft_wrap=True)
+    for finding in verdict.suspects[:OTHER_FINDINGS]:
+        where = "" if finding.step is None else f" (step {finding.step})"
+        line = f"also: {finding.shown}{where}: {'; '.join(finding.evidence[:2])}"
+        console.print(printable(line), soft_wrap=True)
+    if len(verdict.suspects) > OTHER_FINDINGS:
+        console.print(f"also: {len(verdict.suspects) - OTHER_FINDINGS} more, all in summary.json")
     for line in _context(report):
         console.print(printable(line), soft_wrap=True)
     console.print()

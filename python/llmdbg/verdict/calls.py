@@ -29,6 +29,7 @@ JUDGED = (
     "golden_shape",
     "my_shape",
     "confidence",
+    "evidence",
     "cmp_fail_reason",
     "relative_euclidean_distance",
     "worst_row",
@@ -37,6 +38,23 @@ JUDGED = (
     "worst_channel_relative_l2",
     "finiteness_mismatch",
     "bitwise_equal",
+    "golden_record",
+    "candidate_record",
+    "golden_data_path",
+    "golden_op_type",
+    "transform",
+    "golden_min_value",
+    "golden_max_value",
+    "golden_mean_value",
+    "max_absolute_error",
+    "cosine_similarity",
+    "golden_rms",
+    "candidate_rms",
+    "my_min_value",
+    "my_max_value",
+    "golden_zero",
+    "candidate_zero",
+    "golden_zero_candidate_nonzero",
 )
 
 
@@ -67,16 +85,37 @@ class Row:
 
     @property
     def same(self) -> str:
-        """Why the two sides are the same although no error could be measured; else empty."""
-        if self.error is not None or self.shape_differs:
+        """Why the two sides are the same whatever the error, or though none was measured."""
+        if self.shape_differs:
             return ""
-        if self.cells["bitwise_equal"]:
+        if self.error is None and self.cells["bitwise_equal"]:
             return "the same bytes"
-        if self.elements == 0:
+        if self.error is None and self.elements == 0:
             return "empty on both sides"
-        if self.cells["finiteness_mismatch"] == 0:
+        if self._same_mask:
+            return "the same mask: its large negative numbers stand for minus infinity"
+        if self.error is None and self.cells["finiteness_mismatch"] == 0:
             return "nothing finite, and the same on both sides"
         return ""
+
+    @property
+    def _same_mask(self) -> bool:
+        """Whether this is an attention mask that lets the same positions through on both sides.
+
+        Stacks write the least number of their dtype for minus infinity: float32's and float16's
+        differ by 33 orders of magnitude and mean the same.
+        """
+        if "mask" not in (self.cells["slot"] or ""):
+            return False
+        lows = [self.number(f"{side}_min_value") for side in ("golden", "my")]
+        highs = [self.number(f"{side}_max_value") for side in ("golden", "my")]
+        counts = [self.cells[f"{side}_zero"] for side in ("golden", "candidate")]
+        return (
+            all(low is not None and low < -1e4 for low in lows)
+            and highs == [0.0, 0.0]
+            and counts[0] == counts[1]
+            and self.cells["golden_zero_candidate_nonzero"] == 0
+        )
 
     @property
     def rounds(self) -> bool:

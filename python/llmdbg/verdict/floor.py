@@ -57,3 +57,9 @@ def pair_floor(golden: str | None, candidate: str | None) -> float | None:
 def grown(floor: float, rounding_steps: int) -> float:
     """Return the floor after so many independent roundings: it grows with their square root."""
     return floor * math.sqrt(max(1, rounding_steps))
+
+
+def unit_roundoff(dtype: str | None) -> float:
+    """Return the largest relative error of rounding to `dtype`; float64's where it is unknown."""
+    bits = _MANTISSA_BITS.get((dtype or "").removeprefix("torch."), 52)
+    return 2.0 ** -(bits + 1)

@@ -13,7 +13,7 @@ class State(StrEnum):
     """The judgement of one row."""
 
     PASS = "PASS"
-    """At the noise floor."""
+    """At the noise floor, or no further from it than its inputs explain."""
     SUSPECT = "SUSPECT"
     """Beyond the floor, but not by enough to accuse the operator."""
     FAIL = "FAIL"
@@ -36,11 +36,11 @@ class Finding:
     Attributes
     ----------
     golden, candidate : str
-        The operator's name on either side.
+        The operator's name on either side; of a gap, the module whose own code is meant.
     step, rank : int or None
         Where it happened; None where the dump has no such notion.
     kind : str
-        ``operator``, ``weight``, ``input``, ``nonfinite`` or ``shape``.
+        ``operator``, ``gap``, ``weight``, ``parameter``, ``input``, ``nonfinite`` or ``shape``.
     ratio : float or None
         Error over the noise floor; None where it cannot be a number.
     confidence : float or None
@@ -49,6 +49,10 @@ class Finding:
         What supports the finding, in words.
     row : int
         The row of the frame that shows it best.
+    label : str
+        What to call it in a sentence; empty for the golden name.
+    patterns : tuple of str
+        What the error looks like, each with the number of the test that says so.
     """
 
     golden: str
@@ -60,18 +64,27 @@ class Finding:
     confidence: float | None
     evidence: tuple[str, ...]
     row: int
+    label: str = ""
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What to call it in a sentence."""
+        return self.label or shown_node(self.golden)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as the summary spells it."""
         return {
             "golden": self.golden,
             "candidate": self.candidate,
+            "name": self.shown,
             "step": self.step,
             "rank": self.rank,
             "kind": self.kind,
             "ratio": self.ratio,
             "confidence": self.confidence,
             "evidence": list(self.evidence),
+            "patterns": list(self.patterns),
         }
 
 
@@ -93,6 +106,9 @@ class Verdict:
         One per row of the frame.
     ratios, floors : list of float or None
         Per row: relative L2 error over the row's noise floor, and that floor.
+    more : dict of str to list
+        Further columns, one value per row: ``introduced``, ``required_factor``, ``shadow_ratio``,
+        ``shadow_row_ratio``.
     """
 
     outcome: Outcome
@@ -103,3 +119,4 @@ class Verdict:
     reasons: list[str] = field(repr=False)
     ratios: list[float | None] = field(repr=False)
     floors: list[float | None] = field(repr=False)
+    more: dict[str, list[float | None]] = field(default_factory=dict, repr=False)

@@ -1,27 +1,33 @@
-"""The first rule: clean inputs, dirty output, and unlike the same operator in other layers.
+"""Judging every row and naming what went wrong first.
 
-Two tests accuse an operator. *Alone*: its inputs are at the floor of their depth and its output is
-more than `FAIL_FACTOR` floors off. *Among its kin*: error out over error in, compared with the same
-operator in the other layers, is an outlier (robust z-score of the logarithm). The second needs no
-absolute number, which is what makes norms and rotary tables, whose gain is large in every correct
-run, innocent. Both look at the whole tensor; the second also at the worst row and worst channel.
+Work by work, in execution order: a work is an innermost module or a piece of a module's own code
+(`flow`). The strongest evidence is a golden operator computed from the candidate's own inputs
+(`shadow`); where there is none, clean inputs with a dirty output, and a gain unlike the same
+operator's in the other layers (`kin`).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter, defaultdict
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llmdbg.verdict import words
 from llmdbg.verdict.calls import Call, Row, calls_of, encloses, rows_of
 from llmdbg.verdict.floor import grown
-from llmdbg.verdict.model import Finding, Outcome, State, Verdict, shown_node
+from llmdbg.verdict.flow import Flow, Work, flow_of
+from llmdbg.verdict.kin import Outlier, outliers
+from llmdbg.verdict.model import Finding, Outcome, State, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import polars as pl
+
+    from llmdbg.verdict.calibration import Calibration
+    from llmdbg.verdict.parameters import ParameterDifference
+    from llmdbg.verdict.shadow import Check, Checker
 
 PASS_FACTOR = 3.0
 """Up to so many floors a difference is rounding."""
@@ -31,20 +37,25 @@ MIN_CONFIDENCE = 0.6
 """Below this an alignment is a guess and nothing is judged by it."""
 MIN_ELEMENTS = 64
 """Below this a relative error says nothing about rounding."""
-_MIN_KIN = 6
-_OUTLIER_Z = 4.0
-# Rows and channels are judged by their worst, which scatters more than the whole.
-_MEASURES = (
-    ("relative_euclidean_distance", 2.0, "error out over error in"),
-    ("worst_row_relative_l2", 3.0, "worst row's error out over error in"),
-    ("worst_channel_relative_l2", 6.0, "worst channel's error over the tensor's"),
-)
+SHADOW_SUSPECT, SHADOW_FAIL = 2.0, 3.0
+"""Device error over trusted error, where a golden operator could be computed."""
+SHADOW_ROW_FAIL, SHADOW_CHANNEL_FAIL = 5.0, 8.0
+"""The same for the worst row and the worst channel."""
+# Few elements scatter more (the factor is torch/_dynamo/utils.py:same's).
+_SMALL, _SMALL_FACTOR = 128, 8 / 3
+_WEIGHT_PART_FACTOR = 20.0
 # What follows a fault is fed values unlike any other layer's: only a second fault stands out so.
 _SECOND_FAULT_FACTOR = 6.0
-_MIN_SPREAD = 0.15
 
 
-def judge(frame: pl.DataFrame, graph: Mapping[str, Any] | None = None) -> Verdict:  # noqa: ARG001
+def judge(
+    frame: pl.DataFrame,
+    graph: Mapping[str, Any] | None = None,  # noqa: ARG001
+    *,
+    checker: Checker | None = None,
+    calibration: Calibration | None = None,
+    parameters: Iterable[ParameterDifference] = (),
+) -> Verdict:
     """Judge every row and name the first operator that goes wrong.
 
     Parameters
@@ -52,7 +63,13 @@ def judge(frame: pl.DataFrame, graph: Mapping[str, Any] | None = None) -> Verdic
     frame : polars.DataFrame
         As `llmdbg.compare` builds it; `calls.JUDGED` lists the columns that are read.
     graph : mapping, optional
-        The golden graph where the dump has one. Execution order serves where it has none.
+        The golden graph where the dump has one. The dataflow is read off the records themselves.
+    checker : Checker, optional
+        Makes the shadow checks. None makes none.
+    calibration : Calibration, optional
+        Noise floors measured on a clean run, used where there is one for the tensor.
+    parameters : iterable of ParameterDifference, optional
+        Numbers that configure a module and differ.
 
     Returns
     -------
@@ -60,97 +77,268 @@ def judge(frame: pl.DataFrame, graph: Mapping[str, Any] | None = None) -> Verdic
     """
     rows = rows_of(frame)
     calls = calls_of(rows)
-    judgement = _Judgement(rows)
-    floors = _run_floors(calls)
-    outliers = _outliers(calls, floors)
-    for position, call in enumerate(calls):
-        judgement.judge_call(position, call, floors[position], outliers.get(position))
+    flow = flow_of(calls)
+    judgement = _Judgement(rows, flow, calls, calibration)
+    checks = {} if checker is None else checker(rows, flow, judgement.floors)
+    judgement.judge_works(checks)
     judgement.judge_weights(calls)
+    judgement.judge_parameters(calls, parameters)
     judgement.judge_rest()
-    return judgement.verdict()
+    return judgement.verdict(checks)
 
 
 class _Judgement:
     """States and findings while they are being made."""
 
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: list[Row], flow: Flow, calls: list[Call], calibration: Calibration | None
+    ) -> None:
+        self.rows, self.flow = rows, flow
         self.states: list[State | None] = [None] * len(rows)
         self.reasons = [""] * len(rows)
         self.floors: list[float | None] = [r.floor for r in rows]
+        # The same before it grew: what one operator adds.
+        self._own: list[float | None] = [r.floor for r in rows]
+        self.introduced: list[float | None] = [None] * len(rows)
         self.findings: list[tuple[float, Finding]] = []
+        self._calibration = calibration
+        self._calibrated: set[int] = set()
+        self._grow_floors(calls)
 
-    def judge_call(
-        self, position: int, call: Call, floor: float | None, unlike: tuple[float, str] | None
-    ) -> None:
-        bound = None if floor is None else grown(floor, call.depth)
-        for row in (*call.inputs, *call.outputs):
-            if row.rounds and bound is not None:
-                self.floors[row.index] = bound
-        dirty = [r for r in call.inputs if self._settle_input(r, bound)]
-        self._note_given(position, call, dirty)
-        outlier = None
-        if unlike is not None and (unlike[0] > _SECOND_FAULT_FACTOR or not self._accused(call)):
-            outlier = unlike[1]
-        for row in call.outputs:
+    def _grow_floors(self, calls: list[Call]) -> None:
+        """Give each row the floor of the coarsest dtype met so far, grown by depth.
+
+        A float32 result computed from bfloat16 values has their precision, not its own. Measured
+        floors need neither.
+        """
+        coarsest: dict[tuple[int | None, int | None], float] = {}
+        for call in calls:
+            run, rows = (call.step, call.rank), (*call.inputs, *call.outputs)
+            own = [r.floor for r in rows if r.floor is not None]
+            coarsest[run] = max(coarsest.get(run, 0.0), *own, 0.0)
+            bound = grown(coarsest[run], call.depth)
+            for row in rows:
+                if not row.rounds or not bound:
+                    continue
+                measured = self._calibration.floor_of(row) if self._calibration else None
+                if measured is not None:
+                    self._calibrated.add(row.index)
+                self.floors[row.index] = bound if measured is None else measured
+                self._own[row.index] = coarsest[run]
+
+    # -- works --------------------------------------------------------------------------------
+
+    def judge_works(self, checks: Mapping[int, Check]) -> None:
+        works = self.flow.works
+        self._settle_given()
+        unchecked = {i: w for i, w in enumerate(works) if i not in checks}
+        floors = {i: self._own[w.outputs[0].index] for i, w in unchecked.items()}
+        unlike = outliers(unchecked, floors, self._calibration)
+        for i, work in enumerate(works):
+            self._judge_work(work, checks.get(i), unlike.get(i))
+        for index in sorted(self.flow.copies):
+            self._copy(index)
+        for index in self.flow.states:
+            row = self.rows[index]
+            if self._off(row) and not self._undecidable(row):
+                self._set(row, State.INHERITED, "a cache: judged where it is used")
+
+    def _settle_given(self) -> None:
+        """Settle what no work made: what the run was given."""
+        made = {r.index for w in self.flow.works for r in w.outputs}
+        for work in self.flow.works:
+            for row in work.inputs:
+                known = self.states[row.index] is not None or row.index in made
+                if known or row.index in self.flow.copies or row.cells["role"] != "input":
+                    continue
+                if self._settle_input(row) and not row.rounds and row.error:
+                    reason = "the two runs were not given the same values here"
+                    self._set(row, State.FAIL, reason)
+                    self._accuse(work.position - 0.5, row, "input", (reason,))
+
+    def _judge_work(self, work: Work, check: Check | None, outlier: Outlier | None) -> None:
+        dirty = [r for r in work.inputs if self._off(r)]
+        after = self._accused(work.call)
+        if outlier is not None and after and outlier.factor <= _SECOND_FAULT_FACTOR:
+            outlier = None
+        for row in work.outputs:
             if self._undecidable(row):
                 continue
-            finding = self._accusation(row, bound, dirty, outlier)
-            if finding is None:
-                self._settle_output(row, bound, dirty, after=self._accused(call))
+            self._note_introduced(row, work, check)
+            found = self._accusation(row, work, check, dirty, outlier)
+            if found is None:
+                self._settle_output(row, check, dirty, after=after)
                 continue
-            inner = self._inside(call, position)
+            inner = self._inside(work)
             if inner is not None:
-                self._set(row, State.INHERITED, f"the error starts inside, at {shown_node(inner)}")
+                self._set(row, State.INHERITED, f"the error starts inside, at {inner}")
                 continue
-            kind, reason = finding
+            kind, reason = found
             self._set(row, State.FAIL, reason)
-            self._accuse(position, row, kind, self._evidence(row, bound, dirty, reason))
+            evidence = self._evidence(row, work, check, dirty, reason)
+            label = ""
+            if work.gap:
+                label = words.gap_label(work, None if check is None else check.operator)
+                kind = "gap" if kind == "operator" else kind
+            self._accuse(work.position, row, kind, evidence, work, check, label)
+
+    def _accusation(
+        self,
+        row: Row,
+        work: Work,
+        check: Check | None,
+        dirty: list[Row],
+        outlier: Outlier | None,
+    ) -> tuple[str, str] | None:
+        """Return kind and reason when this output is wrong though its inputs do not explain it."""
+        if row.shape_differs:
+            if any(r.shape_differs for r in dirty):
+                return None
+            golden, candidate = row.cells["golden_shape"], row.cells["my_shape"]
+            return "shape", f"its shape differs: golden {golden}, candidate {candidate}"
+        if check is not None:
+            return _accused_by_check(row, check)
+        if row.mismatched_nonfinite:
+            if any(r.mismatched_nonfinite for r in dirty):
+                return None
+            count = int(row.cells["finiteness_mismatch"])
+            return (
+                "nonfinite",
+                f"NaN or infinity on one side only at {count} positions, none in its inputs",
+            )
+        if row.error is None:
+            return None
+        if outlier is not None:
+            return "operator", outlier.words
+        floor = self.floors[row.index]
+        # A look-up by equal indices rounds once.
+        looked_up = work.inputs and all(_equal(r) and not r.rounds for r in work.inputs)
+        if looked_up and row.error > PASS_FACTOR * (row.floor or 0.0):
+            return "operator", self._how_far(row, row.floor)
+        exact = not row.rounds or row.index in self._calibrated
+        if not dirty and _beyond(row, floor, PASS_FACTOR if exact else FAIL_FACTOR):
+            return "operator", self._how_far(row, floor)
+        return None
+
+    def _how_far(self, row: Row, floor: float | None) -> str:
+        assert row.error is not None
+        if not floor:
+            return f"error {row.error:.1e}, where values are not rounded"
+        return (
+            f"error introduced here is {words.factor(row.error / floor)} the "
+            f"{words.floor_name(row)} ({row.error:.1e} against {floor:.1e})"
+        )
+
+    def _settle_output(
+        self, row: Row, check: Check | None, dirty: list[Row], *, after: bool
+    ) -> None:
+        off = self._off(row)
+        if check is not None and check.ratio > SHADOW_SUSPECT * _ladder(row):
+            reason = f"{words.factor(check.ratio)} the error of {check.operator} done right"
+            self._set(row, State.SUSPECT, reason)
+        elif not off:
+            self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
+        elif check is not None and (dirty or after):
+            right = f"what is done here is right ({check.ratio:.1f}×)"
+            source = f"its {dirty[0].title} was already off; " if dirty else ""
+            self._set(row, State.INHERITED, source + right)
+        elif check is not None:
+            reason = f"what its inputs explain: what is done here is right ({check.ratio:.1f}×)"
+            self._set(row, State.PASS, reason)
+        elif dirty:
+            self._set(row, State.INHERITED, f"its {dirty[0].title} was already off")
+        elif after:
+            self._set(row, State.INHERITED, "runs after the first fault")
+        else:
+            ratio = words.factor((row.error or 0.0) / (self.floors[row.index] or 1.0))
+            self._set(row, State.SUSPECT, f"more than rounding as a rule leaves ({ratio})")
+
+    def _settle_input(self, row: Row) -> bool:
+        """Settle an input; True when it is off."""
+        if self._undecidable(row):
+            return bool(row.error)
+        off = self._off(row)
+        if off:
+            self._set(row, State.INHERITED, "already off when it came in")
+        else:
+            self._set(row, State.PASS, "at the noise floor")
+        return off
+
+    def _copy(self, index: int) -> None:
+        """Judge a further record of a tensor as the first one was."""
+        first = index
+        while first in self.flow.copies and self.flow.copies[first] != first:
+            first = self.flow.copies[first]
+        state = self.states[first]
+        row = self.rows[index]
+        if first == index or state is None or self.states[index] is not None:
+            return
+        if self._undecidable(row):
+            return
+        if state is State.FAIL:
+            reason = f"the same tensor as {self.rows[first].title}, where the error starts"
+            self._set(row, State.INHERITED, reason)
+        elif state is not State.UNDECIDED:
+            self._set(row, state, self.reasons[first])
+
+    # -- the rest -----------------------------------------------------------------------------
 
     def judge_weights(self, calls: list[Call]) -> None:
         first_use = {c.node: i for i, c in reversed(list(enumerate(calls)))}
         for row in self.rows:
             if row.cells["role"] != "param" or self._undecidable(row, small_is_fine=True):
                 continue
-            limit = PASS_FACTOR * (row.floor or 0.0)
-            if row.error is not None and row.error > limit:
-                reason = (
-                    f"the weight itself differs by {row.error:.1e}{_times(row.error, row.floor)}"
+            floor = row.floor or 0.0
+            worst = max(
+                row.number("worst_row_relative_l2") or 0.0,
+                row.number("worst_channel_relative_l2") or 0.0,
+            )
+            part = worst > _WEIGHT_PART_FACTOR * floor and (row.error or 0.0) > floor * 1.2
+            if row.error is not None and (row.error > PASS_FACTOR * floor or part):
+                times = (
+                    f" ({words.factor(row.error / floor)} the rounding of its dtype)"
+                    if floor
+                    else ""
                 )
+                where = f", its worst row or channel by {worst:.1e}" if part else ""
+                reason = f"its {row.cells['slot']} differs by {row.error:.1e}{times}{where}"
                 self._set(row, State.FAIL, reason)
                 position = first_use.get(row.cells["golden_node"], len(calls))
-                self._accuse(position - 0.25, row, "weight", (f"{row.title}: {reason}",))
+                aligned = words.alignment_words(row)
+                self._accuse(
+                    position - 0.25, row, "weight", (reason, *([aligned] if aligned else []))
+                )
             else:
                 self._set(row, State.PASS, "equal up to rounding")
+
+    def judge_parameters(
+        self, calls: list[Call], differences: Iterable[ParameterDifference]
+    ) -> None:
+        first_use = {c.node: (i, c) for i, c in reversed(list(enumerate(calls)))}
+        for difference in differences:
+            if difference.node not in first_use:
+                continue
+            position, call = first_use[difference.node]
+            row = (call.outputs or call.inputs)[0]
+            reason = f"{difference.name} is {difference.candidate}, golden has {difference.golden}"
+            self._accuse(position - 0.3, row, "parameter", (reason,))
 
     def judge_rest(self) -> None:
         for row in self.rows:
             if self.states[row.index] is None and not self._undecidable(row):
-                self._settle_output(row, row.floor, [], after=False)
+                if self._off(row):
+                    self._set(row, State.INHERITED, "not judged by itself")
+                else:
+                    self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
 
-    def verdict(self) -> Verdict:
-        states = [s if s is not None else State.UNDECIDED for s in self.states]
-        findings = _merge(f for _, f in sorted(self.findings, key=lambda pair: pair[0]))
-        culprit = findings[0] if findings else None
-        outcome = _outcome(states, self.rows, culprit)
-        ratios = [
-            _finite(r.error / f) if r.error is not None and f else None
-            for r, f in zip(self.rows, self.floors, strict=True)
-        ]
-        return Verdict(
-            outcome=outcome,
-            sentence=_sentence(outcome, culprit, states, self.rows, self.reasons, ratios),
-            culprit=culprit,
-            suspects=tuple(findings[1:]),
-            states=states,
-            reasons=self.reasons,
-            ratios=ratios,
-            floors=self.floors,
+    # -- what a row is ------------------------------------------------------------------------
+
+    def _off(self, row: Row) -> bool:
+        return not row.same and (
+            row.shape_differs
+            or row.mismatched_nonfinite
+            or _beyond(row, self.floors[row.index], PASS_FACTOR)
         )
-
-    def _set(self, row: Row, state: State, reason: str) -> None:
-        self.states[row.index] = state
-        self.reasons[row.index] = reason
 
     def _undecidable(self, row: Row, *, small_is_fine: bool = False) -> bool:
         """Settle a row that cannot be judged by its error; True when it was settled."""
@@ -181,100 +369,91 @@ class _Judgement:
             return False
         return True
 
-    def _settle_input(self, row: Row, bound: float | None) -> bool:
-        """Settle an input; True when it is off."""
-        if self._undecidable(row):
-            return bool(row.error)
-        off = row.shape_differs or row.mismatched_nonfinite or _beyond(row, bound, PASS_FACTOR)
-        if off:
-            self._set(row, State.INHERITED, "already off when it came in")
-        else:
-            self._set(row, State.PASS, "at the noise floor")
-        return off
+    def _set(self, row: Row, state: State, reason: str) -> None:
+        self.states[row.index] = state
+        self.reasons[row.index] = reason
 
-    def _settle_output(
-        self, row: Row, bound: float | None, dirty: list[Row], *, after: bool
-    ) -> None:
-        if not _beyond(row, bound, PASS_FACTOR):
-            self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
-        elif dirty:
-            self._set(row, State.INHERITED, f"its {dirty[0].title} was already off")
-        elif after:
-            self._set(row, State.INHERITED, "runs after the first fault")
-        else:
-            reason = f"more than rounding as a rule leaves{_times(row.error, bound)}"
-            self._set(row, State.SUSPECT, reason)
+    def _note_introduced(self, row: Row, work: Work, check: Check | None) -> None:
+        """Note what the work adds: measured, or err_out² − err_in² where it was not."""
+        if check is not None:
+            self.introduced[row.index] = _finite(check.device)
+        elif row.error is not None and row.rounds:
+            given = max((r.error or 0.0 for r in work.inputs if r.rounds), default=0.0)
+            if math.isfinite(given):
+                self.introduced[row.index] = _finite(math.sqrt(max(0.0, row.error**2 - given**2)))
 
-    def _accusation(
-        self, row: Row, bound: float | None, dirty: list[Row], outlier: str | None
-    ) -> tuple[str, str] | None:
-        """Return kind and reason when this output is wrong though its inputs do not explain it."""
-        if row.shape_differs and not any(r.shape_differs for r in dirty):
-            golden, candidate = row.cells["golden_shape"], row.cells["my_shape"]
-            return "shape", f"its shape differs: golden {golden}, candidate {candidate}"
-        if row.mismatched_nonfinite and not any(r.mismatched_nonfinite for r in dirty):
-            count = int(row.cells["finiteness_mismatch"])
-            reason = f"NaN or infinity on one side only at {count} positions, none in its inputs"
-            return "nonfinite", reason
-        if row.error is None:
-            return None
-        if outlier is not None:
-            return "operator", outlier
-        if not dirty and _beyond(row, bound, FAIL_FACTOR if row.rounds else PASS_FACTOR):
-            reason = f"error {row.error:.1e}{_times(row.error, bound)}"
-            return "operator", reason
-        return None
-
-    def _note_given(self, position: int, call: Call, dirty: list[Row]) -> None:
-        """Accuse what the run was given, when integers that no earlier operator made differ."""
-        given = [r for r in dirty if not r.rounds and r.error]
-        if given and not self._accused(call):
-            reason = "the two runs were not given the same values here"
-            self._set(given[0], State.FAIL, reason)
-            evidence = (f"{given[0].title}: {reason}",)
-            self._accuse(min(position, call.first_inside) - 0.5, given[0], "input", evidence)
+    # -- findings -----------------------------------------------------------------------------
 
     def _accused(self, call: Call) -> bool:
         """Whether something was accused before this call, in its step and rank."""
         return any(f.step == call.step and f.rank == call.rank for _, f in self.findings)
 
-    def _inside(self, call: Call, position: int) -> str | None:
+    def _inside(self, work: Work) -> str | None:
         """Return an accused operator that lies inside this one and ran in the same step."""
+        if work.gap:
+            return None
         for place, finding in self.findings:
-            same = finding.step == call.step and finding.rank == call.rank
-            if (
-                same
-                and call.first_inside <= place < position
-                and encloses(call.node, finding.golden)
-            ):
-                return finding.golden
+            same = finding.step == work.step and finding.rank == work.rank
+            within = work.call.first_inside <= place < work.position
+            if same and within and encloses(work.node, finding.golden):
+                return finding.shown
         return None
 
     def _evidence(
-        self, row: Row, bound: float | None, dirty: list[Row], reason: str
+        self, row: Row, work: Work, check: Check | None, dirty: list[Row], reason: str
     ) -> tuple[str, ...]:
-        evidence = [f"{row.cells['role'] or 'tensor'} {row.cells['slot'] or ''}: {reason}"]
-        if row.error is not None:
-            evidence.append(f"relative L2 error {row.error:.2e}{_times(row.error, bound)}")
-        worst = row.number("worst_row_relative_l2")
-        if worst is not None:
-            where = row.cells["worst_row"]
-            evidence.append(f"worst at row {where}: {worst:.2e}")
-        evidence.append(
-            f"inputs already off: {', '.join(r.title for r in dirty)}" if dirty else "inputs clean"
-        )
-        confidence = row.number("confidence")
-        if confidence is not None:
-            evidence.append(f"lined up with confidence {confidence:.2f}")
-        return tuple(evidence)
+        evidence = [reason]
+        if check is not None and check.row is not None and check.row_ratio > 1.5 * check.ratio:
+            where = words.place_of(row, check.row)
+            evidence.append(f"worst at {where} ({words.factor(check.row_ratio)})")
+        elif check is None and row.number("worst_row_relative_l2") is not None and row.error:
+            worst, at = row.number("worst_row_relative_l2") or 0.0, row.cells["worst_row"]
+            floor = self.floors[row.index]
+            if at is not None and floor and worst > 1.5 * row.error:
+                where = words.place_of(row, int(at))
+                evidence.append(f"worst at {where} ({words.factor(worst / floor)})")
+        evidence.append(self._inputs_in_words(list(check.uses) if check else work.inputs, dirty))
+        aligned = words.alignment_words(row)
+        if aligned:
+            evidence.append(aligned)
+        return tuple(e for e in evidence if e)
 
-    def _accuse(self, place: float, row: Row, kind: str, evidence: tuple[str, ...]) -> None:
+    def _inputs_in_words(self, uses: list[Row], dirty: list[Row]) -> str:
+        used = {r.index for r in uses}
+        off = [r for r in dirty if r.index in used]
+        if off:
+            names = ", ".join(r.title for r in off[:2])
+            return f"its inputs were off before ({names}), but do not explain this"
+        ratios = [
+            r.error / floor
+            for r in uses
+            if r.error is not None and (floor := self.floors[r.index]) and r.rounds
+        ]
+        if not uses:
+            return ""
+        return f"its inputs are clean ({words.factor(max(ratios, default=0.0))})"
+
+    def _accuse(
+        self,
+        place: float,
+        row: Row,
+        kind: str,
+        evidence: tuple[str, ...],
+        work: Work | None = None,
+        check: Check | None = None,
+        label: str = "",
+    ) -> None:
         cells = row.cells
         floor = self.floors[row.index]
         ratio = _finite(row.error / floor) if row.error is not None and floor else None
+        if check is not None:
+            ratio = _finite(max(check.ratio, check.row_ratio))
+        golden, candidate = cells["golden_node"], cells["candidate_node"]
+        if work is not None and work.gap and work.node != golden:
+            golden, candidate = work.node, self._candidate_of(work)
         finding = Finding(
-            golden=cells["golden_node"],
-            candidate=cells["candidate_node"],
+            golden=golden,
+            candidate=candidate,
             step=cells["step"],
             rank=cells["rank"],
             kind=kind,
@@ -282,68 +461,92 @@ class _Judgement:
             confidence=row.number("confidence"),
             evidence=evidence,
             row=row.index,
+            label=label,
         )
         self.findings.append((place, finding))
 
+    def _candidate_of(self, work: Work) -> str:
+        rows = (*work.call.outputs, *work.call.inputs)
+        names = [r.cells["candidate_node"] for r in rows if r.cells["candidate_node"] is not None]
+        return names[0] if names else work.node
 
-def _run_floors(calls: list[Call]) -> list[float | None]:
-    """Return per call the floor of the coarsest dtype met so far in its step and rank.
+    def verdict(self, checks: Mapping[int, Check]) -> Verdict:
+        states = [s if s is not None else State.UNDECIDED for s in self.states]
+        findings = _merge(f for _, f in sorted(self.findings, key=lambda pair: pair[0]))
+        culprit = findings[0] if findings else None
+        outcome = _outcome(states, self.rows, culprit)
+        ratios = [
+            _finite(r.error / f) if r.error is not None and f else None
+            for r, f in zip(self.rows, self.floors, strict=True)
+        ]
+        return Verdict(
+            outcome=outcome,
+            sentence=sentence_of(outcome, culprit, states, self.rows, self.reasons, ratios),
+            culprit=culprit,
+            suspects=tuple(findings[1:]),
+            states=states,
+            reasons=self.reasons,
+            ratios=ratios,
+            floors=self.floors,
+            more=self._more(checks, ratios),
+        )
 
-    A float32 result computed from bfloat16 values has their precision, not its own.
-    """
-    coarsest: dict[tuple[int | None, int | None], float] = {}
-    floors: list[float | None] = []
-    for call in calls:
-        run = (call.step, call.rank)
-        own = [r.floor for r in (*call.inputs, *call.outputs) if r.floor is not None]
-        if own:
-            coarsest[run] = max(coarsest.get(run, 0.0), *own)
-        floors.append(coarsest.get(run))
-    return floors
-
-
-def _outliers(calls: list[Call], floors: list[float | None]) -> dict[int, tuple[float, str]]:
-    """Return, by position, how far and why a call's gain is unlike its kin's in other layers."""
-    found: dict[int, tuple[float, str]] = {}
-    for measure, least, words in _MEASURES:
-        families: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for position, (call, floor) in enumerate(zip(calls, floors, strict=True)):
-            gain = _gain(call, floor, measure)
-            if gain is not None:
-                families[call.family].append((position, math.log(gain)))
-        for kin in families.values():
-            if len(kin) < _MIN_KIN:
-                continue
-            middle = statistics.median(g for _, g in kin)
-            spread = 1.4826 * statistics.median(abs(g - middle) for _, g in kin)
-            for position, gain in kin:
-                floor = floors[position]
-                factor = math.exp(gain - middle)
-                z = (gain - middle) / max(spread, _MIN_SPREAD)
-                beyond = floor is not None and _largest(calls[position].outputs, measure) > (
-                    PASS_FACTOR * floor
-                )
-                if z > _OUTLIER_Z and factor > least and beyond:
-                    reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
-                    found.setdefault(position, (factor, reason))
-    return found
-
-
-def _gain(call: Call, floor: float | None, measure: str) -> float | None:
-    if floor is None:
-        return None
-    out = _largest(call.outputs, measure)
-    if not 0.0 < out < math.inf:
-        return None
-    if measure == "worst_channel_relative_l2":
-        base = _largest(call.outputs, "relative_euclidean_distance")
-    else:
-        base = _largest(call.inputs, measure)
-    return out / max(base, floor) if base < math.inf else None
+    def _more(
+        self, checks: Mapping[int, Check], ratios: list[float | None]
+    ) -> dict[str, list[float | None]]:
+        whole: list[float | None] = [None] * len(self.rows)
+        by_row: list[float | None] = [None] * len(self.rows)
+        for number, check in checks.items():
+            for row in self.flow.works[number].outputs:
+                whole[row.index] = _finite(check.ratio)
+                by_row[row.index] = _finite(check.row_ratio) if check.row is not None else None
+        required = [
+            max(w, b or 0.0) if w is not None else r
+            for w, b, r in zip(whole, by_row, ratios, strict=True)
+        ]
+        return {
+            "introduced": self.introduced,
+            "required_factor": required,
+            "shadow_ratio": whole,
+            "shadow_row_ratio": by_row,
+        }
 
 
-def _largest(rows: list[Row], measure: str) -> float:
-    return max((r.number(measure) or 0.0 for r in rows if r.rounds), default=0.0)
+def _accused_by_check(row: Row, check: Check) -> tuple[str, str] | None:
+    if check.nonfinite:
+        what = "overflow" if check.overflow else "NaN or infinity"
+        return (
+            "nonfinite",
+            f"{what} at {check.nonfinite} positions where {check.operator}, computed in float64 "
+            "from the same inputs, is finite",
+        )
+    floor = f"({check.device:.1e} against {check.trusted:.1e})"
+    ladder = _ladder(row)
+    if check.ratio > SHADOW_FAIL * ladder:
+        return "operator", (
+            f"error introduced here is {words.factor(check.ratio)} the "
+            f"{words.floor_name(row)} {floor}"
+        )
+    if check.row_ratio > SHADOW_ROW_FAIL and check.row is not None:
+        return "operator", (
+            f"error introduced at {words.place_of(row, check.row)} is "
+            f"{words.factor(check.row_ratio)} the {words.floor_name(row)}, "
+            f"{words.factor(check.ratio)} over the whole {floor}"
+        )
+    if check.channel_ratio > SHADOW_CHANNEL_FAIL and check.operator.startswith("linear"):
+        return "operator", (
+            f"error introduced in its worst channel is {words.factor(check.channel_ratio)} the "
+            f"{words.floor_name(row)}, {words.factor(check.ratio)} over the whole {floor}"
+        )
+    return None
+
+
+def _ladder(row: Row) -> float:
+    return _SMALL_FACTOR if row.elements is not None and row.elements <= _SMALL else 1.0
+
+
+def _equal(row: Row) -> bool:
+    return bool(row.same) or row.error == 0.0
 
 
 def _beyond(row: Row, bound: float | None, factor: float) -> bool:
@@ -352,34 +555,32 @@ def _beyond(row: Row, bound: float | None, factor: float) -> bool:
     return row.error > factor * bound if row.rounds and bound is not None else row.error > 0
 
 
-def _times(error: float | None, floor: float | None) -> str:
-    if error is None or not floor:
-        return ""
-    return f" ({error / floor:.1f}× the noise floor of {floor:.1e})"
-
-
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
 def _merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Keep one finding per operator, with the evidence of all its findings of the same step."""
+    """Keep one finding per operator, the first, with the evidence of what has no step of its own.
+
+    A weight or parameter that differs is why its operator is wrong, not a second fault.
+    """
     merged: dict[tuple[str, int | None], Finding] = {}
     for finding in findings:
         same = [k for k, f in merged.items() if f.golden == finding.golden]
-        # A weight has no step: it is evidence for the operator's first finding.
         key = same[0] if same else (finding.golden, finding.rank)
         first = merged.get(key)
         if first is None:
             merged[key] = finding
-        elif first.kind == "weight" and finding.kind != "weight":
-            merged[key] = Finding(
-                **{
-                    **{k: getattr(finding, k) for k in Finding.__dataclass_fields__},
-                    "kind": "weight",
-                    "evidence": (*first.evidence, *finding.evidence),
-                }
+        elif first.kind in ("weight", "parameter") and finding.kind not in ("weight", "parameter"):
+            kind = first.kind if first.kind == "weight" else finding.kind
+            told = first.evidence
+            evidence = (
+                (*told, *finding.evidence) if kind == "weight" else (*finding.evidence, *told)
             )
+            merged[key] = replace(finding, kind=kind, evidence=evidence)
+        elif finding.kind in ("weight", "parameter"):
+            told = tuple(e for e in finding.evidence[:1] if e not in first.evidence)
+            merged[key] = replace(first, evidence=(*first.evidence, *told))
     return list(merged.values())
 
 
@@ -395,7 +596,7 @@ def _outcome(states: list[State], rows: list[Row], culprit: Finding | None) -> O
     return "clean"
 
 
-def _sentence(
+def sentence_of(
     outcome: Outcome,
     culprit: Finding | None,
     states: list[State],
@@ -403,11 +604,10 @@ def _sentence(
     reasons: list[str],
     ratios: list[float | None],
 ) -> str:
+    """Return the answer for a person."""
     if culprit is not None:
         where = "" if culprit.step is None else f" (step {culprit.step})"
-        return (
-            f"diverged: first wrong is {shown_node(culprit.golden)}{where}: {culprit.evidence[0]}"
-        )
+        return f"diverged: {culprit.shown}{where} FAIL: {'; '.join(culprit.evidence)}"
     judged = sum(s is not State.UNDECIDED for s in states)
     if outcome == "clean":
         worst = max(

@@ -1,0 +1,196 @@
+"""The same operator in the other layers: what is usual for it, and what is not.
+
+Where no golden operator can be computed, an operator's *gain*, error out over error in, is held
+against that of its kin. That needs no absolute number: norms and rotary tables multiply errors in
+every correct run.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmdbg.verdict.calibration import Calibration
+    from llmdbg.verdict.calls import Row
+    from llmdbg.verdict.flow import Work
+
+MIN_KIN = 6
+OUTLIER_Z = 5.0
+_MIN_SPREAD = 0.15
+_BEYOND = 3.0
+_PARALLEL = 0.5
+_QUESTION = 1.5
+# Two clean runs are within a sixth of each other; decode steps, of few values, within a half.
+_CLEAN_FACTOR = 2.0
+# Rows and channels are judged by their worst, which scatters more than the whole.
+_MEASURES = (
+    ("relative_euclidean_distance", 2.2, "error out over error in"),
+    ("worst_row_relative_l2", 3.0, "worst row's error out over error in"),
+    ("worst_channel_relative_l2", 6.0, "worst channel's error over the tensor's"),
+)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """How far, and in what, an operator is unlike its kin."""
+
+    factor: float
+    words: str
+
+
+def outliers(
+    works: dict[int, Work],
+    floors: dict[int, float | None],
+    calibration: Calibration | None = None,
+) -> dict[int, Outlier]:
+    """Find the works whose gain is unlike that of their kin.
+
+    Parameters
+    ----------
+    works : dict of int to Work
+        The ones to look at, by any number.
+    floors : dict of int to float or None
+        Their noise floors.
+    calibration : Calibration, optional
+        A clean run: what it says of an operator's gain comes before what its kin say.
+
+    Returns
+    -------
+    dict of int to Outlier
+    """
+    found = {} if calibration is None else _unlike_the_clean_run(works, floors, calibration)
+    for measure, least, words in _MEASURES:
+        families: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for number, work in works.items():
+            gain = _gain(work, floors[number], measure)
+            if gain is not None:
+                families[work.family].append((number, math.log(gain)))
+        for kin in families.values():
+            if len(kin) < MIN_KIN:
+                continue
+            middle = statistics.median(g for _, g in kin)
+            spread = 1.4826 * statistics.median(abs(g - middle) for _, g in kin)
+            for number, gain in kin:
+                factor = math.exp(gain - middle)
+                z = (gain - middle) / max(spread, _MIN_SPREAD)
+                floor = floors[number]
+                if z > OUTLIER_Z and factor > least and _is_beyond(works[number], floor, measure):
+                    reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
+                    found.setdefault(number, Outlier(factor, reason))
+    for number, outlier in _scaled(works, floors).items():
+        found.setdefault(number, outlier)
+    return found
+
+
+def _unlike_the_clean_run(
+    works: dict[int, Work], floors: dict[int, float | None], calibration: Calibration
+) -> dict[int, Outlier]:
+    found = {}
+    for number, work in works.items():
+        usual = calibration.gain_of(work.inputs, work.outputs)
+        gain = _gain(work, floors[number], "relative_euclidean_distance")
+        if usual is None or gain is None:
+            continue
+        floor = calibration.floor_of(work.outputs[0]) or math.inf
+        factor = gain / max(usual, 1e-9)
+        error = work.outputs[0].error or 0.0
+        if factor > _CLEAN_FACTOR and error > _CLEAN_FACTOR * floor:
+            words = f"error out over error in is {factor:.1f}× that of the clean run"
+            found[number] = Outlier(factor, words)
+    return found
+
+
+def in_question(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int, float]:
+    """Return, for works that deserve a closer look, how much of their error wants explaining.
+
+    That is error out over what the usual gain of the kin makes of error in, for the whole tensor
+    and the worst row; from `_QUESTION` on.
+    """
+    scores: dict[int, float] = {}
+    for measure, _, _ in _MEASURES[:2]:
+        families: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for number, work in works.items():
+            gain = _gain(work, floors[number], measure)
+            if gain is not None:
+                families[work.family].append((number, gain))
+        for kin in families.values():
+            usual = statistics.median(g for _, g in kin) if len(kin) >= MIN_KIN else 1.0
+            for number, gain in kin:
+                score = gain / usual
+                if score > _QUESTION and score > scores.get(number, 0.0):
+                    scores[number] = score
+    for number, work in works.items():
+        row, floor = work.outputs[0], floors[number]
+        scale = scale_of(row)
+        parallel = abs(scale - 1.0) / row.error if scale is not None and row.error else 0.0
+        if row.mismatched_nonfinite:
+            scores[number] = math.inf
+        elif floor and parallel > _PARALLEL and (row.error or 0.0) > floor:
+            scores[number] = max(scores.get(number, 0.0), 2.0 * parallel)
+    return scores
+
+
+def scale_of(row: Row) -> float | None:
+    """Return the factor that takes golden nearest to the candidate, ⟨a, b⟩ / ⟨a, a⟩."""
+    cosine, golden, candidate = (
+        row.number(c) for c in ("cosine_similarity", "golden_rms", "candidate_rms")
+    )
+    if cosine is None or candidate is None or not golden:
+        return None
+    return cosine * candidate / golden
+
+
+def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int, Outlier]:
+    """Find outputs whose error is mostly a constant factor that their inputs do not have."""
+    families: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for number, work in works.items():
+        scale = scale_of(work.outputs[0])
+        if scale is not None and work.outputs[0].rounds:
+            families[work.family].append((number, scale - 1.0))
+    found = {}
+    for kin in families.values():
+        if len(kin) < MIN_KIN:
+            continue
+        middle = statistics.median(s for _, s in kin)
+        spread = 1.4826 * statistics.median(abs(s - middle) for _, s in kin)
+        for number, off in kin:
+            work, floor = works[number], floors[number]
+            error = work.outputs[0].error
+            given = [s - 1.0 for s in map(scale_of, work.inputs) if s is not None]
+            if (
+                floor is not None
+                and error
+                and abs(off) > _PARALLEL * error
+                and abs(off) > _BEYOND * floor
+                and abs(off) > 3.0 * max(map(abs, given), default=0.0)
+                and abs(off - middle) > 2 * OUTLIER_Z * max(spread, floor / 10)
+            ):
+                factor = abs(off - middle) / max(spread, floor / 10)
+                words = f"it is {1.0 + off:.4f} times what it should be, throughout"
+                found[number] = Outlier(factor, words)
+    return found
+
+
+def _gain(work: Work, floor: float | None, measure: str) -> float | None:
+    if floor is None:
+        return None
+    out = _largest(work.outputs, measure)
+    if not 0.0 < out < math.inf:
+        return None
+    if measure == "worst_channel_relative_l2":
+        base = _largest(work.outputs, "relative_euclidean_distance")
+    else:
+        base = _largest(work.inputs, measure)
+    return out / max(base, floor) if base < math.inf else None
+
+
+def _is_beyond(work: Work, floor: float | None, measure: str) -> bool:
+    return floor is not None and _largest(work.outputs, measure) > _BEYOND * floor
+
+
+def _largest(rows: list[Row], measure: str) -> float:
+    return max((r.number(measure) or 0.0 for r in rows if r.rounds), default=0.0)
