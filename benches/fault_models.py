@@ -69,8 +69,14 @@ def gemma(_seed: int) -> Subject:
     return Subject("gemma-3-270m", model, ids, (9079, 236761, 669))
 
 
-SMALL: tuple[Callable[[int], Subject], ...] = (llama, qwen2, qwen3, gpt2)
-REAL: tuple[Callable[[int], Subject], ...] = (gemma,)
+MODELS: dict[str, Callable[[int], Subject]] = {
+    "llama": llama,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gpt2": gpt2,
+    "gemma": gemma,
+}
+SMALL = ("llama", "qwen2", "qwen3", "gpt2")
 
 
 def _common() -> dict[str, int]:

@@ -6,7 +6,7 @@ candidate by more than three times its dtype's rounding. Right is the faulty mod
 in the code between modules, a gap of the module whose code it is.
 
     make bench ARGS=faults                       # small random models, minutes
-    python benches/faults.py --seed 7 --rounds 3 --real --no-weights
+    python benches/faults.py --seed 7 --rounds 3 --no-weights --models llama gemma
 """
 
 import os
@@ -128,12 +128,12 @@ def cases(
     *,
     seed: int = 0,
     rounds: int = 1,
-    real: bool = False,
+    models: list[str] | None = None,
     weights: bool = True,
     kinds: list[str] | None = None,
 ) -> Iterator[Case]:
     """Run every kind `rounds` times on every model, and every model clean."""
-    for make in (*fault_models.SMALL, *(fault_models.REAL if real else ())):
+    for make in (fault_models.MODELS[name] for name in models or fault_models.SMALL):
         arena = Arena(make(seed), work / "arena", weights=weights)
         for dtype in DTYPES:
             yield arena.judge_clean(dtype)
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--real", action="store_true", help="Gemma 3 270M too")
+    parser.add_argument("--models", nargs="*", choices=fault_models.MODELS, help="these only")
     parser.add_argument("--no-weights", action="store_true", help="dumps without parameters")
     parser.add_argument("--kinds", nargs="*", help="these kinds only")
     parser.add_argument("--verbose", action="store_true", help="print every case")
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
             work,
             seed=chosen.seed,
             rounds=chosen.rounds,
-            real=chosen.real,
+            models=chosen.models,
             weights=not chosen.no_weights,
             kinds=chosen.kinds,
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,11 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """The answer as plain data: what ``llmdbg compare --json`` prints."""
         return summary.summary(self.report, self.files or {})
+
+    @property
+    def gates(self) -> tuple[verdicts.GateResult, ...]:
+        """What the gates met, in the order they were given."""
+        return self.report.gates
 
     def to_json(self) -> str:
         """Return the summary as strict JSON."""
@@ -129,6 +134,8 @@ def compare(
     rank: int | Sequence[int] | None = None,
     last_output_only: bool = False,
     shadow: verdicts.Mode = "auto",
+    calibrate: StrPath | None = None,
+    gates: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Result:
     """Compare two runs and name the first operator that goes wrong.
@@ -157,6 +164,12 @@ def compare(
     shadow : {"auto", "on", "off"}
         Whether operators are computed again, in float64, from the candidate's own inputs: ``auto``
         where it costs little or something is in question, ``on`` wherever there is a formula.
+    calibrate : path, optional
+        A second clean run, whose distance from golden is each tensor's noise floor, or the
+        ``calibration.json`` that an earlier report kept of one.
+    gates : sequence of str
+        Bounds such as ``max_ratio<=3``; see `llmdbg.verdict.Gate`. What they met stands in
+        ``result.gates``.
     progress : callable, optional
         Called with what is done and what there is in all, as the engine counts.
 
@@ -178,62 +191,92 @@ def compare(
     """
     target = None if output is None else folder.destination(output, force=force)
     users = [custom_measures.load(s) for s in custom]
+    bounds = [verdicts.Gate.parse(g) for g in gates]
     golden_dump, candidate_dump = _open(golden, candidate)
-    alignment = _align(golden_dump, candidate_dump, mapping)
-    if not len(alignment):
-        raise UserError(_nothing_in_common(golden_dump, candidate_dump))
     wanted = _Wanted(_numbers(step), _numbers(rank), last_output_only)
-    pairs = wanted.pairs(alignment.columns(), golden_dump)
-    measures = _core.compare_pairs(
-        golden_dump.core,
-        candidate_dump.core,
-        pairs["golden"],
-        pairs["candidate"],
-        threads=threads,
-        kl=kl,
-        progress=progress,
-    )
-    measures |= _measure_custom(users, golden_dump, candidate_dump, pairs, measures)
-    frame = frames.build(
-        golden_dump.core.columns(),
-        candidate_dump.core.columns(),
-        pairs,
-        measures,
-        wanted.among([i for i, _ in alignment.unmatched_golden], golden_dump),
-        wanted.among([i for i, _ in alignment.unmatched_candidate], candidate_dump),
-        {
-            "golden": dict(alignment.unmatched_golden),
-            "candidate": dict(alignment.unmatched_candidate),
-        },
-    )
+    measure = _Measure(wanted, threads=threads, kl=kl, users=users, progress=progress)
+    calibration = None
+    if calibrate is not None:
+        calibration = _calibration(Path(calibrate), golden_dump, measure)
+    frame, alignment = measure.frame(golden_dump, candidate_dump, mapping)
     named = frame.select("golden_node", "candidate_node").drop_nulls().unique(maintain_order=True)
     verdict = verdicts.judge(
         frame,
         golden_dump.graph,
         checker=verdicts.checker(golden_dump, candidate_dump, shadow),
+        calibration=calibration,
         parameters=verdicts.parameter_differences(
             golden_dump.graph, candidate_dump.graph, dict(named.iter_rows())
         ),
     )
+    judged = frames.with_verdict(
+        frame, verdict.states, verdict.reasons, verdict.ratios, verdict.floors, verdict.more
+    )
     report = Report(
         golden=_side(golden, golden_dump),
         candidate=_side(candidate if candidate is not None else golden, candidate_dump),
-        frame=frames.with_verdict(
-            frame,
-            verdict.states,
-            verdict.reasons,
-            verdict.ratios,
-            verdict.floors,
-            verdict.more,
-        ),
+        frame=judged,
         verdict=verdict,
         alignment=alignment.to_json(),
         notes=tuple(alignment.notes),
+        gates=tuple(gate.check(judged) for gate in bounds),
+        calibration=calibration,
     )
     result = Result(report)
     if target is not None:
         result.files = folder.write(report, target, force=force)
     return result
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Lining up and measuring two dumps."""
+
+    wanted: _Wanted
+    threads: int
+    kl: bool
+    users: Sequence[custom_measures.CustomMeasure]
+    progress: Progress | None
+
+    def frame(
+        self, golden: Dump, candidate: Dump, mapping: StrPath | None
+    ) -> tuple[pl.DataFrame, _core.Alignment]:
+        """Return the frame, not yet judged, and the alignment it rests on."""
+        alignment = _align(golden, candidate, mapping)
+        if not len(alignment):
+            raise UserError(_nothing_in_common(golden, candidate))
+        pairs = self.wanted.pairs(alignment.columns(), golden)
+        measures = _core.compare_pairs(
+            golden.core,
+            candidate.core,
+            pairs["golden"],
+            pairs["candidate"],
+            threads=self.threads,
+            kl=self.kl,
+            progress=self.progress,
+        )
+        measures |= _measure_custom(self.users, golden, candidate, pairs, measures)
+        frame = frames.build(
+            golden.core.columns(),
+            candidate.core.columns(),
+            pairs,
+            measures,
+            self.wanted.among([i for i, _ in alignment.unmatched_golden], golden),
+            self.wanted.among([i for i, _ in alignment.unmatched_candidate], candidate),
+            {
+                "golden": dict(alignment.unmatched_golden),
+                "candidate": dict(alignment.unmatched_candidate),
+            },
+        )
+        return frame, alignment
+
+
+def _calibration(path: Path, golden: Dump, measure: _Measure) -> verdicts.Calibration:
+    """Read a calibration, or measure one on a second clean run."""
+    if path.suffix == ".json" and verdicts.Calibration.is_one(path):
+        return verdicts.Calibration.read(path)
+    frame, _ = replace(measure, kl=False, users=()).frame(golden, open_dump(path), None)
+    return verdicts.Calibration.measured(frame, f"clean run {frames.text(os.fspath(path))}")
 
 
 def _open(golden: StrPath, candidate: StrPath | None) -> tuple[Dump, Dump]:

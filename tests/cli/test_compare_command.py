@@ -313,3 +313,41 @@ def test_compare_never_imports_torch(runs):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("gate", "code"),
+    [("max_relative_l2<=2", 0), ("relative_l2<1e-3", 1), ("fail<=0", 1), ("unmatched<=0", 0)],
+)
+def test_gates_alone_decide_when_no_state_fails(runs, gate, code):
+    spoil(runs)
+    done = compare("golden", "mine", "-o", "report", "--fail-on", "never", "--gate", gate)
+    assert done.exit_code == code, done.output
+    assert f"gate {gate} {'does not hold' if code else 'holds'}: " in done.stdout
+    kept = strict((runs / "report" / "summary.json").read_text())["gates"]
+    assert [(g["gate"], g["holds"]) for g in kept] == [(gate, not code)]
+
+
+@pytest.mark.parametrize("gate", ["ratio", "max_speed<=3"])
+def test_a_gate_that_is_none_is_an_error(runs, gate):
+    done = compare("golden", "mine", "-o", "report", "--gate", gate)
+    assert done.exit_code == 2
+    assert not (runs / "report").exists()
+
+
+def test_a_second_clean_run_is_the_noise_floor(runs):
+    (runs / "clean").mkdir()
+    rng = np.random.default_rng(1)
+    for path in (runs / "golden").iterdir():
+        noise = rng.normal(size=(16, 64)).astype("f4")
+        for name, size in (("clean", 1e-3), ("mine", 1.2e-3)):
+            np.save(runs / name / path.name, np.load(path) + np.float32(size) * noise)
+    assert compare("golden", "mine", "-o", "a").exit_code == 1
+    done = compare("golden", "mine", "-o", "b", "--calibrate", "clean")
+    assert done.exit_code == 0, done.output
+    assert (runs / "b" / "calibration.json").exists()
+    done = compare("golden", "mine", "-o", "c", "--calibrate", runs / "b" / "calibration.json")
+    assert done.exit_code == 0, done.output
+    done = compare("golden", "mine", "-o", "d", "--calibrate", "nowhere")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr

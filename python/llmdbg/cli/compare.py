@@ -22,6 +22,7 @@ EXAMPLES = """Examples:
   llmdbg compare dumps/golden dumps/candidate
   llmdbg compare golden.npy candidate.bin --json
   llmdbg compare -gp GOLDEN -mp MINE -o report -alg mine.py:my_measure
+  llmdbg compare GOLDEN MINE --calibrate CLEAN --gate 'max_ratio<=3' --fail-on never
 
 Exit code: 0 clean, 1 findings (or undecided), 2 error."""
 
@@ -127,6 +128,24 @@ def compare(
             "auto where something is in question or tensors are few, on wherever possible.",
         ),
     ] = Shadow.AUTO,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="CLEAN",
+            help="A second clean run (other dtype, batch or kernels): how far it is from GOLDEN is "
+            "each tensor's noise floor, kept as calibration.json, which may be given instead.",
+        ),
+    ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="BOUND",
+            help="Exit with 1 unless it holds: 'max_ratio<=3', 'relative_l2<0.01' (every pair), "
+            "'fail<=0', 'unmatched<=0'; repeatable.",
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option("--threads", min=0, metavar="N", help="Worker threads; 0: all cores.")
     ] = 0,
@@ -201,6 +220,8 @@ def compare(
             rank=rank,
             last_output_only=level in (Level.TOKEN, Level.LOGITS),
             shadow=shadow.value,
+            calibrate=calibrate,
+            gates=gate or [],
             progress=progress,
         )
     # A report that cannot be written must not take the answer with it.
@@ -242,6 +263,8 @@ def _exit_code(result: Result, fail_on: FailOn) -> int:
     counts = result.report.counts
     if result.verdict == "undecided" and not counts["measured"]:
         return ERROR
+    if not all(gate.holds for gate in result.gates):
+        return FINDINGS
     if fail_on is FailOn.NEVER:
         return CLEAN
     if result.verdict != "clean":

@@ -24,6 +24,7 @@ FILES = {
     "csv": "compare.csv",
     "parquet": "compare.parquet",
     "alignment": "alignment.json",
+    "calibration": "calibration.json",
     "html": "report.html",
     "xlsx": "compare.xlsx",
     "jsonl": "compare.jsonl",
@@ -36,12 +37,18 @@ _WRITERS: dict[str, Callable[[Report, Path], object]] = {
     "csv": lambda report, path: tables.write_csv(report.frame, path),
     "parquet": lambda report, path: tables.write_parquet(report.frame, path),
     "alignment": lambda report, path: path.write_text(report.alignment, encoding="utf-8"),
+    "calibration": lambda report, path: _write_calibration(report, path),
     "html": html.write_html,
     "xlsx": lambda report, path: tables.write_xlsx(report.frame, path),
     "jsonl": lambda report, path: tables.write_jsonl(report.frame, path),
     "markdown": lambda report, path: path.write_text(markdown.render(report), encoding="utf-8"),
     "junit": lambda report, path: path.write_text(junit.render(report), encoding="utf-8"),
 }
+
+
+def _write_calibration(report: Report, path: Path) -> None:
+    if report.calibration is not None:
+        report.calibration.write(path)
 
 
 def default_formats() -> tuple[str, ...]:
@@ -125,6 +132,8 @@ def write(
         A format needs a package that is not installed; the message says how to get it.
     """
     wanted = {*ALWAYS, *(default_formats() if formats is None else formats)}
+    if report.calibration is not None:
+        wanted.add("calibration")
     files = {kind: FILES[kind] for kind in FILES if kind in wanted or kind == "summary"}
     folder = folder.absolute()
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-    from llmdbg.verdict import Verdict
+    from llmdbg.verdict import Calibration, GateResult, Verdict
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Report:
         JSON of the alignment, to be edited and given back with ``--mapping-file``.
     notes : tuple of str
         What the aligner wants known: steps that are shifted, ranks that differ.
+    gates : tuple of GateResult
+        The gates that were asked for, and what they met.
+    calibration : Calibration, optional
+        The measured noise floors that the verdict rests on.
     """
 
     golden: Side
@@ -71,6 +75,8 @@ class Report:
     verdict: Verdict
     alignment: str = field(repr=False)
     notes: tuple[str, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def counts(self) -> dict[str, Any]:

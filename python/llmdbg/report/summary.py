@@ -26,7 +26,7 @@ def summary(report: Report, files: dict[str, str]) -> dict[str, Any]:
     -------
     dict
         Keys ``schema``, ``verdict``, ``sentence``, ``culprit``, ``suspects``, ``counts``,
-        ``golden``, ``candidate``, ``notes`` and ``report``.
+        ``golden``, ``candidate``, ``notes``, ``gates`` and ``report``.
     """
     verdict = report.verdict
     return {
@@ -39,6 +39,7 @@ def summary(report: Report, files: dict[str, str]) -> dict[str, Any]:
         "golden": report.golden.as_dict(),
         "candidate": report.candidate.as_dict(),
         "notes": list(report.notes),
+        "gates": [gate.as_dict() for gate in report.gates],
         "report": files,
     }
 

@@ -92,6 +92,7 @@ def _context(report: Report) -> list[str]:
     counts = report.counts
     states = ", ".join(f"{n} {s}" for s, n in counts["states"].items() if n)
     lines = [f"{counts['pairs']} pairs, {counts['measured']} measured; rows: {states}"]
+    lines += [str(gate) for gate in report.gates]
     lines += [f"note: {note}" for note in report.notes]
     for side, unmatched in (("golden", "unmatched_golden"), ("candidate", "unmatched_candidate")):
         if counts[unmatched]:

@@ -1,8 +1,21 @@
 """From a frame of measures to a judgement: which rows are wrong, and what went wrong first."""
 
+from llmdbg.verdict.calibration import Calibration
+from llmdbg.verdict.gates import Gate, GateResult
 from llmdbg.verdict.model import Finding, State, Verdict
 from llmdbg.verdict.parameters import parameter_differences
 from llmdbg.verdict.rule import judge
 from llmdbg.verdict.shadow import Mode, checker
 
-__all__ = ["Finding", "Mode", "State", "Verdict", "checker", "judge", "parameter_differences"]
+__all__ = [
+    "Calibration",
+    "Finding",
+    "Gate",
+    "GateResult",
+    "Mode",
+    "State",
+    "Verdict",
+    "checker",
+    "judge",
+    "parameter_differences",
+]

@@ -83,6 +83,15 @@ class Calibration:
         return Calibration(floors, source)
 
     @staticmethod
+    def is_one(path: Path) -> bool:
+        """Whether a file names the schema near its beginning; dumps have JSON files too."""
+        try:
+            with path.open("rb") as file:
+                return b'"llmdbg.calibration/' in file.read(4096)
+        except OSError:
+            return False
+
+    @staticmethod
     def read(path: Path) -> Calibration:
         """Read a calibration file.
 

@@ -64,23 +64,16 @@ def outliers(
     """
     found = {} if calibration is None else _unlike_the_clean_run(works, floors, calibration)
     for measure, least, words in _MEASURES:
-        families: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for number, work in works.items():
-            gain = _gain(work, floors[number], measure)
-            if gain is not None:
-                families[work.family].append((number, math.log(gain)))
-        for kin in families.values():
-            if len(kin) < MIN_KIN:
-                continue
-            middle = statistics.median(g for _, g in kin)
-            spread = 1.4826 * statistics.median(abs(g - middle) for _, g in kin)
-            for number, gain in kin:
-                factor = math.exp(gain - middle)
-                z = (gain - middle) / max(spread, _MIN_SPREAD)
-                floor = floors[number]
-                if z > OUTLIER_Z and factor > least and _is_beyond(works[number], floor, measure):
-                    reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
-                    found.setdefault(number, Outlier(factor, reason))
+        gains = {n: _gain(w, floors[n], measure) for n, w in works.items()}
+        logs = {n: math.log(g) for n, g in gains.items() if g is not None}
+        for number, kin in _kin_of(works, logs).items():
+            middle, spread = _middle_and_spread(kin)
+            factor = math.exp(logs[number] - middle)
+            z = (logs[number] - middle) / max(spread, _MIN_SPREAD)
+            beyond = _is_beyond(works[number], floors[number], measure)
+            if z > OUTLIER_Z and factor > least and beyond:
+                reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
+                found.setdefault(number, Outlier(factor, reason))
     for number, outlier in _scaled(works, floors).items():
         found.setdefault(number, outlier)
     return found
@@ -146,18 +139,17 @@ def scale_of(row: Row) -> float | None:
 
 def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int, Outlier]:
     """Find outputs whose error is mostly a constant factor that their inputs do not have."""
-    families: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    families: dict[tuple[str, int | None], dict[int, float]] = defaultdict(dict)
     for number, work in works.items():
         scale = scale_of(work.outputs[0])
         if scale is not None and work.outputs[0].rounds:
-            families[work.family].append((number, scale - 1.0))
+            families[work.family, work.step][number] = scale - 1.0
     found = {}
     for kin in families.values():
         if len(kin) < MIN_KIN:
             continue
-        middle = statistics.median(s for _, s in kin)
-        spread = 1.4826 * statistics.median(abs(s - middle) for _, s in kin)
-        for number, off in kin:
+        middle, spread = _middle_and_spread(list(kin.values()))
+        for number, off in kin.items():
             work, floor = works[number], floors[number]
             error = work.outputs[0].error
             given = [s - 1.0 for s in map(scale_of, work.inputs) if s is not None]
@@ -167,12 +159,40 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
                 and abs(off) > _PARALLEL * error
                 and abs(off) > _BEYOND * floor
                 and abs(off) > 3.0 * max(map(abs, given), default=0.0)
-                and abs(off - middle) > 2 * OUTLIER_Z * max(spread, floor / 10)
+                and abs(off - middle) > OUTLIER_Z * max(spread, floor / 3)
             ):
-                factor = abs(off - middle) / max(spread, floor / 10)
+                factor = abs(off - middle) / max(spread, floor / 3)
                 words = f"it is {1.0 + off:.4f} times what it should be, throughout"
                 found[number] = Outlier(factor, words)
     return found
+
+
+def _kin_of(works: dict[int, Work], values: dict[int, float]) -> dict[int, list[float]]:
+    """Return what to hold each value against: its family's, or its type's in the same step."""
+    families: dict[str, list[float]] = defaultdict(list)
+    types: dict[tuple[str, int | None], list[float]] = defaultdict(list)
+    for number, value in values.items():
+        families[works[number].family].append(value)
+        types[_type_of(works[number]), works[number].step].append(value)
+    found = {}
+    for number in values:
+        work = works[number]
+        kin = families[work.family]
+        if len(kin) < MIN_KIN and not work.gap:
+            kin = types[_type_of(work), work.step]
+        if len(kin) >= MIN_KIN:
+            found[number] = kin
+    return found
+
+
+def _type_of(work: Work) -> str:
+    return work.outputs[0].cells["golden_op_type"] or work.family
+
+
+def _middle_and_spread(values: list[float]) -> tuple[float, float]:
+    """Return the median, and the median deviation as a standard deviation."""
+    middle = statistics.median(values)
+    return middle, 1.4826 * statistics.median(abs(v - middle) for v in values)
 
 
 def _gain(work: Work, floor: float | None, measure: str) -> float | None:

@@ -39,6 +39,8 @@ MIN_ELEMENTS = 64
 """Below this a relative error says nothing about rounding."""
 SHADOW_SUSPECT, SHADOW_FAIL = 2.0, 3.0
 """Device error over trusted error, where a golden operator could be computed."""
+SHADOW_KIN_FACTOR = 1.7
+"""Between SUSPECT and FAIL: so many times what is usual for the same work elsewhere is FAIL too."""
 SHADOW_ROW_FAIL, SHADOW_CHANNEL_FAIL = 5.0, 8.0
 """The same for the worst row and the worst channel."""
 # Few elements scatter more (the factor is torch/_dynamo/utils.py:same's).
@@ -526,6 +528,12 @@ def _accused_by_check(row: Row, check: Check) -> tuple[str, str] | None:
         return "operator", (
             f"error introduced here is {words.factor(check.ratio)} the "
             f"{words.floor_name(row)} {floor}"
+        )
+    unlike = check.usual is not None and check.ratio > SHADOW_KIN_FACTOR * check.usual
+    if unlike and check.ratio > SHADOW_SUSPECT * ladder:
+        return "operator", (
+            f"error introduced here is {words.factor(check.ratio)} the {words.floor_name(row)} "
+            f"{floor}; the same operator elsewhere has {words.factor(check.usual or 0.0)}"
         )
     if check.row_ratio > SHADOW_ROW_FAIL and check.row is not None:
         return "operator", (

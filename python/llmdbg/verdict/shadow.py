@@ -10,8 +10,9 @@ roundoff; per row likewise.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from llmdbg.verdict.calls import Row
 from llmdbg.verdict.floor import storage_floor, unit_roundoff
 from llmdbg.verdict.flow import Flow, Work
 from llmdbg.verdict.gaps import Surroundings, Trial, shape_of, trials
-from llmdbg.verdict.kin import in_question
+from llmdbg.verdict.kin import MIN_KIN, in_question
 
 if TYPE_CHECKING:
     from llmdbg.dump import Dump
@@ -76,6 +77,8 @@ class Check:
         What the operator was computed from.
     partial : bool
         Whether only some rows or columns were computed.
+    usual : float or None
+        The median `ratio` of the same work in the other layers and steps.
     """
 
     operator: str
@@ -89,7 +92,7 @@ class Check:
     overflow: bool = False
     uses: tuple[Row, ...] = ()
     partial: bool = False
-    evidence: Any = field(default=None, repr=False, compare=False)
+    usual: float | None = None
 
 
 def checker(golden: Dump, candidate: Dump, mode: Mode) -> Checker | None:
@@ -113,9 +116,18 @@ def checker(golden: Dump, candidate: Dump, mode: Mode) -> Checker | None:
             scores = in_question(dict(enumerate(flow.works)), bounds)
             numbers = sorted(sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST])
         made = ((i, shadow.check(flow.works[i])) for i in numbers)
-        return {i: c for i, c in made if c is not None}
+        return _beside_kin({i: c for i, c in made if c is not None}, flow)
 
     return check
+
+
+def _beside_kin(checks: dict[int, Check], flow: Flow) -> dict[int, Check]:
+    """Note beside each check what is usual for the same work in the other layers."""
+    families: dict[str, list[float]] = {}
+    for number, check in checks.items():
+        families.setdefault(flow.works[number].family, []).append(check.ratio)
+    usual = {f: statistics.median(r) for f, r in families.items() if len(r) >= MIN_KIN}
+    return {n: replace(c, usual=usual.get(flow.works[n].family)) for n, c in checks.items()}
 
 
 class Shadow:
