@@ -179,3 +179,46 @@ def tensor_stats(
     64 counts from min to max, empty without finite values. Of complex elements both parts are
     counted.
     """
+
+def scan_records(
+    dump: Dump,
+    index: Sequence[int] | NDArray[np.integer[Any]],
+    *,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Take the health of records in one pass each; one element per record in every column.
+
+    int64 arrays: `numbers`; the counts `nan`, `pos_inf`, `neg_inf`, `zero`, `subnormal`, `near_max`
+    (finite and beyond 0.9 of the dtype's maximum), `saturated` (at the end of the dtype's range),
+    and for each of them `first_…`, the flat index of the first, -1 without one; `rows`, `channels`,
+    `dead_rows`, `dead_channels`, `repeated_rows` (equal to an earlier row, not zero),
+    `first_repeated_row`, `first_repeated_of`. float64 arrays over the finite values, NaN without
+    any: `min`, `max`, `abs_max`, `abs_min` (smallest nonzero magnitude), `mean`, `rms`. uint8:
+    `constant`. Lists: `dtype`, `shape`, `note`, `reason` (why there is nothing; else None).
+    The same bits for any number of threads. Of complex elements both parts are counted.
+    """
+
+def scan_tensors(
+    path: str | PathLike[str],
+    keys: Sequence[str | None],
+    *,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Take the health of tensors of one file; columns as `scan_records` gives them."""
+
+def byte_differences(
+    first: Dump,
+    second: Dump,
+    first_index: Sequence[int] | NDArray[np.integer[Any]],
+    second_index: Sequence[int] | NDArray[np.integer[Any]],
+    *,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Compare pairs of records byte by byte, in row-major order.
+
+    int64 arrays `count` (bytes that differ), `first` and `last` (offsets of such bytes); list
+    `reason`, why a pair could not be compared.
+    """

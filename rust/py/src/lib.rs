@@ -6,6 +6,7 @@ mod align;
 mod compare;
 mod dump;
 mod error;
+mod scan;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -27,6 +28,9 @@ mod _core {
 
     #[pymodule_export]
     use super::compare::{compare_pairs, compare_tensors, measures, row_profile, tensor_stats};
+
+    #[pymodule_export]
+    use super::scan::{byte_differences, scan_records, scan_tensors};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

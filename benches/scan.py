@@ -1,0 +1,141 @@
+"""The scan of a tensor against the bare positional read of the same bytes, and its memory.
+
+Both use two threads, the same cached file and the same buffer size; the ratio is the median over
+alternating runs, so that a busy machine disturbs both sides alike.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from bench import Row
+from llmdbg import _core
+
+THREADS = 2
+BUFFER = 256 << 10
+BYTES = 512 << 20
+REPEATS = 7
+LARGE = int(os.environ.get("LLMDBG_BENCH_LARGE_BYTES", 8 << 30))
+
+
+def read_seconds(path: Path) -> float:
+    """Seconds to read a file by position with `THREADS` threads into reused buffers."""
+    size = path.stat().st_size
+    share = size // THREADS
+    file = os.open(path, os.O_RDONLY)
+
+    def work(first: int) -> None:
+        buffer = [bytearray(BUFFER)]
+        for at in range(first, first + share, BUFFER):
+            os.preadv(file, buffer, at)
+
+    threads = [threading.Thread(target=work, args=(i * share,)) for i in range(THREADS)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - start
+    os.close(file)
+    return elapsed
+
+
+def scan_seconds(path: Path) -> float:
+    """Seconds to scan the one tensor of a file with `THREADS` threads."""
+    start = time.perf_counter()
+    _core.scan_tensors(path, [None], threads=THREADS)
+    return time.perf_counter() - start
+
+
+def tensor_of(dtype: str) -> np.ndarray:
+    """Values like an activation's: normal, a few channels a hundred times larger."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    rng = np.random.default_rng(0)
+    tile = rng.standard_normal((256, 2048), dtype=np.float32)
+    tile[:, ::512] *= 100
+    if kind.kind == "i":
+        tile = (tile * 30).clip(-127, 127)
+    return np.tile(tile.astype(kind), (BYTES // (tile.size * kind.itemsize), 1))
+
+
+def ratio(path: Path) -> tuple[float, float]:
+    """Scan speed over read speed, and the read speed in bytes per second."""
+    read_seconds(path)
+    pairs = [(read_seconds(path), scan_seconds(path)) for _ in range(REPEATS)]
+    return (
+        statistics.median(read / scan for read, scan in pairs),
+        path.stat().st_size / statistics.median(read for read, _ in pairs),
+    )
+
+
+def memory(path: Path) -> tuple[int, float]:
+    """Peak resident bytes of a process that scans the whole file, and its seconds."""
+    code = (
+        "import re, sys, time\n"
+        "from llmdbg import _core\n"
+        "start = time.perf_counter()\n"
+        f"_core.scan_tensors(sys.argv[1], [None], threads={THREADS})\n"
+        # Not ru_maxrss: it starts with the peak of the process that forked this one.
+        "status = open('/proc/self/status').read()\n"
+        "peak = int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) * 1024\n"
+        "print(peak, time.perf_counter() - start)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], check=True, capture_output=True, text=True
+    )
+    peak, seconds = done.stdout.split()
+    return int(peak), float(seconds)
+
+
+def sparse_tensor(path: Path, size: int) -> None:
+    """Write a `.npy` file of zeros that takes no room on disk."""
+    rows = size // (4096 * 4)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, 4096)).flush()
+
+
+def run(work: Path) -> list[Row]:
+    """Measure every common dtype, then the memory on a large file."""
+    rows = []
+    for dtype in ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8"):
+        array = tensor_of(dtype)
+        path = work / "scan.npy"
+        np.save(path, array.view(np.uint8 if array.dtype.itemsize == 1 else array.dtype))
+        if dtype in ("bfloat16", "float8_e4m3fn"):
+            path = work / "scan.safetensors"
+            write_safetensors(path, {"bfloat16": "BF16"}.get(dtype, "F8_E4M3"), array)
+        share, speed = ratio(path)
+        path.unlink()
+        name = f"scan / read, {dtype}, {THREADS} threads (read {speed / 1e9:.1f} GB/s)"
+        rows.append(Row(name, f"{share:.0%}", "≥ 60 %", share >= 0.6))
+    large = work / "large.npy"
+    sparse_tensor(large, LARGE)
+    peak, seconds = memory(large)
+    large.unlink()
+    name = f"memory to scan {LARGE / 1e9:.1f} GB (in {seconds:.1f} s)"
+    rows.append(Row(name, f"{peak / 1e6:.0f} MB", "< 300 MB", peak < 300e6))
+    return rows
+
+
+def write_safetensors(path: Path, dtype: str, array: np.ndarray) -> None:
+    """Write a file of one tensor whose dtype `.npy` has no name for."""
+    import json
+
+    entry = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
+    head = json.dumps({"x": entry}).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        array.view(np.uint8).tofile(file)
+
+
+if __name__ == "__main__":
+    from run import main
+
+    sys.exit(main(["scan"]))

@@ -1,0 +1,59 @@
+//! Rows that repeat an earlier row.
+
+use std::collections::HashMap;
+
+use crate::{Result, Tensor};
+
+/// Beyond this many rows nobody looks.
+pub(super) const MOST_ROWS: u64 = 1 << 20;
+/// Rows shorter than this repeat by chance.
+pub(super) const LEAST_BYTES: usize = 32;
+/// Rows that are read again, to be sure.
+const CHECKED: usize = 256;
+
+/// A number that equal rows share: 24 of their bytes, mixed. 0 where these are all zero.
+pub(super) fn fingerprint(row: &[u8]) -> u64 {
+    let word = |at: usize| row.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let (a, b, c) = (word(0), word((row.len() / 2) & !7), word(row.len() - 8));
+    if a | b | c == 0 {
+        return 0;
+    }
+    let mixed = (a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b).rotate_left(29);
+    (mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ c).wrapping_mul(0x94d0_49bb_1331_11eb).max(1)
+}
+
+/// How many rows repeat an earlier one, and the first that does with the one it repeats.
+///
+/// Equal fingerprints of the first [`CHECKED`] repetitions are confirmed by reading both rows; the rest is believed
+/// when all of these were right.
+pub(super) fn repeated(
+    tensor: &Tensor,
+    fingerprints: &[u64],
+    row_bytes: usize,
+) -> Result<(u64, Option<(u64, u64)>)> {
+    let elements = (row_bytes / tensor.info.dtype.size()) as u64;
+    let mut earlier: HashMap<u64, usize> = HashMap::new();
+    let (mut count, mut first, mut checked) = (0, None, 0);
+    let (mut a, mut b) = (vec![0; row_bytes], vec![0; row_bytes]);
+    let mut wrong = false;
+    for (row, &fingerprint) in fingerprints.iter().enumerate().filter(|(_, f)| **f != 0) {
+        let Some(&original) = earlier.get(&fingerprint) else {
+            earlier.insert(fingerprint, row);
+            continue;
+        };
+        if checked < CHECKED {
+            checked += 1;
+            tensor.read_at(row as u64 * elements, &mut a)?;
+            tensor.read_at(original as u64 * elements, &mut b)?;
+            if a != b {
+                wrong = true;
+                continue;
+            }
+        } else if wrong {
+            continue;
+        }
+        count += 1;
+        first = first.or(Some((row as u64, original as u64)));
+    }
+    Ok((count, first))
+}
