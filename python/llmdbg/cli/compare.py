@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
+from llmdbg.cli.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from llmdbg.comparison import Result
@@ -208,7 +207,7 @@ def compare(
         raise UserError("two paths are needed: llmdbg compare GOLDEN CANDIDATE")
     destination = folder.destination(output, force=force)
     quiet = as_json or log_level not in (LogLevel.DEBUG, LogLevel.INFO)
-    with _progress(shown=not quiet and sys.stderr.isatty()) as progress:
+    with progress_bar("comparing", shown=not quiet and sys.stderr.isatty()) as progress:
         result = run(
             golden,
             candidate,
@@ -272,28 +271,6 @@ def _exit_code(result: Result, fail_on: FailOn) -> int:
     if fail_on is FailOn.SUSPECT and counts["states"]["SUSPECT"]:
         return FINDINGS
     return CLEAN
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a callback that draws a bar on stderr, once the work turns out to take a while."""
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    bar = Progress(
-        "comparing",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("comparing", total=None)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 compare.__doc__ = f"{compare.__doc__}\n\n{EXAMPLES}"

@@ -56,16 +56,20 @@ def default_formats() -> tuple[str, ...]:
     return ("html",) if find_spec("plotly") else ()
 
 
-def destination(output: str | os.PathLike[str] | None, *, force: bool = False) -> Path:
+def destination(
+    output: str | os.PathLike[str] | None, *, force: bool = False, command: str = "compare"
+) -> Path:
     """Return the folder a report will be written to, before the work that it reports begins.
 
     Parameters
     ----------
     output : path or None
         A folder that does not exist or is empty is used itself. In any other folder a new one named
-        ``llmdbg_compare_<time>`` is made, so ``-o .`` is safe. None means ``.``.
+        ``llmdbg_<command>_<time>`` is made, so ``-o .`` is safe. None means ``.``.
     force : bool
         Replace the report that `output` holds.
+    command : str
+        Whose report it is.
 
     Raises
     ------
@@ -91,7 +95,7 @@ def destination(output: str | os.PathLike[str] | None, *, force: bool = False) -
         )
     if output is not None and not any(folder.iterdir()):
         return folder
-    name = f"llmdbg_compare_{datetime.now():%Y%m%d%H%M%S}"
+    name = f"llmdbg_{command}_{datetime.now():%Y%m%d%H%M%S}"
     return _free(folder / name)
 
 
@@ -102,10 +106,7 @@ def write(
     force: bool = False,
     formats: Iterable[str] | None = None,
 ) -> dict[str, str]:
-    """Write every file of a report.
-
-    All are written beside `folder` first and then moved, so a full disk or an interrupt leaves
-    nothing behind and destroys nothing.
+    """Write every file of a report, as `publish` does.
 
     Parameters
     ----------
@@ -135,6 +136,47 @@ def write(
     if report.calibration is not None:
         wanted.add("calibration")
     files = {kind: FILES[kind] for kind in FILES if kind in wanted or kind == "summary"}
+    return publish(
+        folder, files, lambda partial: _write_files(report, partial, files), FILES, force=force
+    )
+
+
+def publish(
+    folder: Path,
+    files: dict[str, str],
+    write_into: Callable[[Path], None],
+    every_file: dict[str, str],
+    *,
+    force: bool,
+) -> dict[str, str]:
+    """Write files beside their folder first and then move them.
+
+    So a full disk or an interrupt leaves nothing behind and destroys nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        From `destination`.
+    files : dict
+        Names of the files that `write_into` writes, by kind.
+    write_into : callable
+        Writes them all into the folder it is given.
+    every_file : dict
+        Names that an earlier report may have used; with `force` those not written again are
+        removed.
+    force : bool
+        Replace the files of an earlier report in `folder`; other files there stay.
+
+    Returns
+    -------
+    dict
+        The absolute path of each file by kind, and of the folder as ``directory``.
+
+    Raises
+    ------
+    OSError
+        With the folder as its file name when something could not be written.
+    """
     folder = folder.absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,9 +184,9 @@ def write(
     except OSError as error:
         raise _about(folder, error) from error
     try:
-        _write_files(report, partial, files)
+        write_into(partial)
         if force and folder.is_dir():
-            for kind, name in FILES.items():
+            for kind, name in every_file.items():
                 if kind in files:
                     (partial / name).replace(folder / name)
                 else:

@@ -50,8 +50,8 @@ def render(report: Report, *, details: int = 24) -> str:
         mark=html.escape(_MARK[verdict.outcome]),
         sentence=html.escape(verdict.sentence),
         style=(assets / "page.css").read_text(encoding="utf-8"),
-        data=_embedded(payload(report, details=details)),
-        plotly=_plotly(),
+        data=embedded(payload(report, details=details)),
+        plotly=plotly_script(),
         script=(assets / "page.js").read_text(encoding="utf-8"),
     )
 
@@ -61,13 +61,20 @@ def write_html(report: Report, path: Path) -> None:
     path.write_text(render(report), encoding="utf-8")
 
 
-def _embedded(data: dict[str, object]) -> str:
+def embedded(data: dict[str, object]) -> str:
     """Return JSON that no name inside can break out of: `<` is spelled as an escape."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Return the script that draws the charts, fit to stand inside a page.
+
+    Raises
+    ------
+    UserError
+        plotly is not installed.
+    """
     # Found without importing it: only the script that the package carries is wanted.
     spec = importlib.util.find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:

@@ -1,0 +1,165 @@
+"""``llmdbg scan-anomaly``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
+from llmdbg.cli.progress import progress as progress_bar
+
+if TYPE_CHECKING:
+    from llmdbg.scan.model import Scan
+
+EXAMPLES = """Examples:
+
+\b
+  llmdbg scan-anomaly dumps/candidate
+  llmdbg scan-anomaly model.safetensors --json
+
+Exit code: 0 clean, 1 findings, 2 error."""
+
+
+class FailOn(StrEnum):
+    """What makes the exit code 1."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NEVER = "never"
+
+
+class Format(StrEnum):
+    """What can be written beside the tables."""
+
+    HTML = "html"
+    XLSX = "xlsx"
+    JSONL = "jsonl"
+
+
+@reports_errors
+def scan_anomaly(
+    dumps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DUMP",
+            help="A dump, tensor file or checkpoint.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Report folder, new or empty; in any other folder one named "
+            "llmdbg_scan_<time> is made.  [default: .]",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the report that --output holds.")
+    ] = False,
+    also: Annotated[
+        list[Format] | None, typer.Option("--also", help="Write this report too; repeatable.")
+    ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--html/--no-html", help="Write report.html.  [default: where plotly is installed]"
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")
+    ] = False,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="From which level on the exit code is 1.")
+    ] = FailOn.ERROR,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, metavar="N", help="Worker threads; 0: all cores.")
+    ] = 0,
+    step: Annotated[
+        list[int] | None,
+        typer.Option("--step", metavar="N", help="Look at this step only; repeatable."),
+    ] = None,
+    rank: Annotated[
+        list[int] | None,
+        typer.Option("--rank", metavar="N", help="Look at this rank only; repeatable."),
+    ] = None,
+) -> int:
+    """Find NaN, overflow, near-overflow and overwritten memory in a dump or a live run."""
+    from llmdbg.errors import UserError
+    from llmdbg.report import folder
+    from llmdbg.scan import scan
+
+    if not dumps:
+        raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
+    destination = folder.destination(output, force=force, command="scan")
+    with progress_bar("scanning", shown=not as_json and sys.stderr.isatty()) as progress:
+        found = scan(*dumps, step=step, rank=rank, threads=threads, progress=progress)
+    return _show(
+        found,
+        destination,
+        force=force,
+        formats=_formats(also or [], page=page),
+        as_json=as_json,
+        fail_on=fail_on,
+    )
+
+
+def _show(
+    found: Scan,
+    destination: Path,
+    *,
+    force: bool,
+    formats: tuple[str, ...],
+    as_json: bool,
+    fail_on: FailOn,
+) -> int:
+    from llmdbg.report.summary import to_json
+    from llmdbg.scan import folder, terminal
+    from llmdbg.scan.summary import summary
+
+    # A report that cannot be written must not take the answer with it.
+    files: dict[str, str] = {}
+    failed: OSError | None = None
+    try:
+        files = folder.write(found, destination, force=force, formats=formats)
+    except OSError as error:
+        failed = error
+    if as_json:
+        sys.stdout.write(to_json(summary(found, files)))
+    else:
+        terminal.render(found, sys.stdout, files=files)
+    sys.stdout.flush()
+    if failed is not None:
+        raise failed
+    return exit_code(found, fail_on)
+
+
+def exit_code(found: Scan, fail_on: FailOn) -> int:
+    """Return 0 for a clean scan, 1 for findings, 2 when nothing could be read."""
+    counts = found.counts
+    if counts["tensors"] and not counts["read"]:
+        return ERROR
+    if fail_on is FailOn.NEVER:
+        return CLEAN
+    if counts["error"] or (fail_on is FailOn.WARNING and counts["warning"]):
+        return FINDINGS
+    return CLEAN
+
+
+def _formats(also: list[Format], *, page: bool | None) -> tuple[str, ...]:
+    from llmdbg.report import folder
+
+    wanted = {str(name) for name in also}
+    if page or (page is None and folder.default_formats()):
+        wanted.add("html")
+    elif page is False:
+        wanted.discard("html")
+    return tuple(sorted(wanted))
+
+
+scan_anomaly.__doc__ = f"{scan_anomaly.__doc__}\n\n{EXAMPLES}"

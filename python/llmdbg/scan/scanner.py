@@ -1,0 +1,168 @@
+"""Scanning, from paths to findings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from llmdbg.dump import open_dump
+from llmdbg.errors import UserError
+from llmdbg.report.text import ranges
+from llmdbg.scan import growth, health, origin, rules
+from llmdbg.scan.model import Finding, Level, Scan, in_order
+from llmdbg.scan.passes import passes
+from llmdbg.scan.tensors import Tensors
+
+if TYPE_CHECKING:
+    from llmdbg.dump import Dump
+    from llmdbg.scan.health import Row
+
+StrPath = str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+
+
+def scan(
+    *paths: StrPath,
+    step: int | Sequence[int] | None = None,
+    rank: int | Sequence[int] | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Scan:
+    """Look for anomalies in recorded runs.
+
+    Parameters
+    ----------
+    *paths : path
+        One dump of any layout, a folder of tensors, a tensor file or a safetensors checkpoint.
+    step, rank : int or sequence of int, optional
+        Look at these only.
+    threads : int
+        Worker threads; 0 takes all cores. The result is the same for any number.
+    progress : callable, optional
+        Called with tensors done and in all.
+
+    Returns
+    -------
+    Scan
+
+    Raises
+    ------
+    LlmdbgError
+        A path holds nothing that can be scanned; the message says what it holds.
+    OSError
+        The operating system refuses to read a path.
+
+    Examples
+    --------
+    >>> scan("dumps/candidate").sentence  # doctest: +SKIP
+    """
+    if not paths:
+        raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
+    dump = open_dump(paths[0])
+    rows = _wanted(health.table(dump, threads=threads, progress=progress), dump, step, rank)
+    findings = examine(rows, dump)
+    return conclude(paths, dump, rows, findings)
+
+
+def examine(rows: list[Row], dump: Dump) -> list[Finding]:
+    """Apply every rule for one dump to its tensors' health."""
+    tensors = Tensors(dump)
+    runs = passes(rows)
+    findings = origin.nonfinite(runs, tensors)
+    findings += growth.growth(runs)
+    findings += rules.finite_anomalies(runs)
+    loose = [row for row in rows if row["role"] not in ("input", "output")]
+    known = {finding.row for finding in findings}
+    findings += [f for f in rules.loose_anomalies(loose) if f.row not in known]
+    findings += _unreadable(rows)
+    return findings
+
+
+def conclude(
+    paths: Sequence[StrPath],
+    dump: Dump,
+    rows: list[Row],
+    findings: list[Finding],
+    *,
+    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Scan:
+    """Put findings and rows together; rows are renumbered as the frame has them."""
+    place = {row["row"]: i for i, row in enumerate(rows)}
+    ordered = []
+    for finding in in_order(findings):
+        row = None if finding.row is None else place.get(finding.row)
+        ordered.append(_at(finding, row))
+        if row is not None:
+            rows[row].setdefault("level", str(finding.level))
+            told = rows[row].get("findings")
+            rows[row]["findings"] = f"{told}; {finding.kind}" if told else finding.kind
+    return Scan(
+        paths=tuple(os.fspath(path) for path in paths),
+        layout=dump.layout,
+        frame=health.frame(rows),
+        findings=tuple(ordered),
+        problems=(*dump.problems, *problems),
+        notes=tuple(notes),
+    )
+
+
+def _at(finding: Finding, row: int | None) -> Finding:
+    from dataclasses import replace
+
+    return replace(finding, row=row)
+
+
+def _wanted(
+    rows: list[Row],
+    dump: Dump,
+    step: int | Sequence[int] | None,
+    rank: int | Sequence[int] | None,
+) -> list[Row]:
+    steps, ranks = _numbers(step), _numbers(rank)
+    chosen = [
+        row
+        for row in rows
+        if (not steps or row["step"] in steps or row["role"] == "param")
+        and (not ranks or row["rank"] in ranks)
+    ]
+    if rows and not chosen:
+        raise UserError(
+            "no tensor of that step and rank; "
+            f"steps: {ranges(dump.steps)}, ranks: {ranges(dump.ranks)}"
+        )
+    return chosen
+
+
+def _numbers(given: int | Sequence[int] | None) -> frozenset[int]:
+    if given is None:
+        return frozenset()
+    return frozenset([given] if isinstance(given, int) else given)
+
+
+def _unreadable(rows: list[Row]) -> list[Finding]:
+    broken = [
+        row
+        for row in rows
+        # What a producer left out on purpose is no damage.
+        if row["reason"] and row["path"] and not row["reason"].startswith("dtype ")
+    ]
+    if not broken:
+        return []
+    first = broken[0]
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    return [
+        Finding(
+            Level.WARNING,
+            "unreadable",
+            first["node"],
+            first["step"],
+            first["rank"],
+            f"{first['node']} {first['role']} {first['slot']} could not be read{more}: "
+            f"{first['reason']}",
+            tuple(f"{row['path']}: {row['reason']}" for row in broken[1:4]),
+            first["row"],
+            {"count": len(broken)},
+        )
+    ]

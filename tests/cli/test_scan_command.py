@@ -1,0 +1,84 @@
+"""``llmdbg scan-anomaly`` as its user meets it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.scan.files import Run
+
+
+def llmdbg(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "llmdbg", "scan-anomaly", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture
+def dump(tmp_path):
+    x = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    bad = x.copy()
+    bad[1, 2] = np.nan
+    return Run().call("<b>a", [x], [x]).call("b", [x], [bad]).write(tmp_path / "d")
+
+
+def test_answer_first_then_rows_then_the_next_command(dump, tmp_path):
+    done = llmdbg(dump, "-o", tmp_path / "r")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and done.stderr == ""
+    assert lines[0].startswith("b makes NaN from finite inputs in step 0 of rank 0")
+    assert lines[-1] == f"next:   llmdbg show {dump} --node b --step 0"
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "report.html", "scan.csv", "scan.parquet", "summary.json",
+    ]  # fmt: skip
+    page = (tmp_path / "r/report.html").read_text()
+    assert "<b>a" not in page and "\\u003cb>a" in page
+    frame = pl.read_parquet(tmp_path / "r/scan.parquet")
+    assert frame["nan"].to_list() == [0, 0, 0, 1] and frame["first_nan"][3] == 34
+
+
+def test_json_and_gates(dump, tmp_path):
+    done = llmdbg(dump, "--json", "-o", tmp_path / "r", "--fail-on", "never", "--no-html")
+    data = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (data["schema"], data["verdict"]) == ("llmdbg.scan/1", "anomalous")
+    assert data["origin"]["node"] == "b" and data["counts"]["error"] == 1
+    assert "html" not in data["report"]
+
+
+def test_a_clean_dump_is_zero(tmp_path):
+    x = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    done = llmdbg(Run().call("a", [x], [x]).write(tmp_path / "d"), "-o", tmp_path / "r")
+    assert done.returncode == 0 and done.stdout.startswith("clean: no anomaly in 2 tensors")
+
+
+def test_an_earlier_report_is_kept(dump, tmp_path):
+    llmdbg(dump, "-o", tmp_path / "r")
+    again = llmdbg(dump, "-o", tmp_path / "r")
+    assert again.returncode == 2 and "--force replaces it" in again.stderr
+    assert llmdbg(dump, "-o", tmp_path / "r", "--force").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a dump is needed"),
+        (["nowhere"], "No such file"),
+        (["d", "--step", "7"], "steps: 0, ranks: 0"),
+    ],
+)
+def test_mistakes_are_one_line(dump, words, message):
+    done = llmdbg(*words, cwd=dump.parent)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_has_examples():
+    assert "llmdbg scan-anomaly dumps/candidate" in llmdbg("--help").stdout
