@@ -38,12 +38,19 @@ def environment(work: Path) -> Path:
     return venv / "bin"
 
 
-def dump(bin_folder: Path, out: Path, dtype: str, tokens: int = 512) -> dict[str, float]:
-    """Dump one forward with msprobe and return its timings in seconds."""
+def dump(
+    bin_folder: Path,
+    out: Path,
+    dtype: str,
+    tokens: int = 512,
+    task: str = "tensor",
+    runs: int = 1,
+) -> dict[str, float]:
+    """Dump one forward with msprobe and return its timings in seconds, the fastest of `runs`."""
     shutil.rmtree(out, ignore_errors=True)
     script = Path(__file__).with_name("msprobe_dump.py")
     done = subprocess.run(
-        [bin_folder / "python", script, out, dtype, str(tokens)],
+        [bin_folder / "python", script, out, dtype, str(tokens), task, str(runs)],
         check=True,
         capture_output=True,
         text=True,

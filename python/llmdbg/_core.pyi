@@ -169,6 +169,31 @@ def row_profile(
     With more than `most` rows each value is the worst of its neighbours.
     """
 
+def summarize_bytes(
+    data: NDArray[np.uint8], dtype: str, shape: Sequence[int], sketch: bool
+) -> dict[str, Any]:
+    """Summarise a row-major tensor in memory.
+
+    `elements`; `min`, `max`, `mean`, `norm` (L2) of the finite values, NaN without any; the counts
+    `finite`, `nan`, `pos_inf`, `neg_inf`, `zero`. With `sketch` also that, float32: projection, row
+    norms, samples, as `sketch_layout` tells.
+    """
+
+def summarize_record(dump: Dump, index: int, sketch: bool) -> dict[str, Any]:
+    """Summarise the tensor of a record as `summarize_bytes` does."""
+
+def sketch_layout(shape: Sequence[int]) -> tuple[int, int, int, list[int]]:
+    """Tell what a sketch of a tensor holds.
+
+    Numbers of the projection, rows per norm, norms, flat positions of the samples.
+    """
+
+def hash_bytes(data: NDArray[np.uint8]) -> str:
+    """Hash bytes with XXH3 (128 bit); hexadecimal."""
+
+def hash_record(dump: Dump, index: int) -> str:
+    """Hash the bytes of a record's tensor as `hash_bytes` does."""
+
 def tensor_stats(
     path: str | PathLike[str], key: str | None = None, *, histogram: bool = False
 ) -> dict[str, Any]:

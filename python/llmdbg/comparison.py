@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmdbg import _core
+from llmdbg import _core, reduced
 from llmdbg import custom as custom_measures
 from llmdbg import frame as frames
 from llmdbg import verdict as verdicts
@@ -255,6 +255,7 @@ class _Measure:
             kl=self.kl,
             progress=self.progress,
         )
+        measures |= reduced.measure(golden, candidate, pairs, measures)
         measures |= _measure_custom(self.users, golden, candidate, pairs, measures)
         frame = frames.build(
             golden.core.columns(),
@@ -373,7 +374,7 @@ def _measure_custom(
     reasons = list(measures["cmp_fail_reason"])
     values: dict[str, list[float | int | str | None]] = {u.name: [] for u in users}
     for row, (ours, theirs) in enumerate(zip(pairs["golden"], pairs["candidate"], strict=True)):
-        if reasons[row]:
+        if reasons[row] or measures.get("basis", ["tensors"] * (row + 1))[row] != "tensors":
             for column in values.values():
                 column.append(None)
             continue

@@ -124,8 +124,9 @@ class Dump:
         """One row per tensor, with dtype and shape; tensor ``i`` is row ``i``.
 
         Columns: step, rank, node, op_type, call, role (input, output, param, tensor), phase
-        (before, after), slot, order, path, key, dtype, shape, and the producer's statistics max,
-        min, mean, norm (L2). Unknown is null.
+        (before, after), slot, order, path, key, dtype, shape; the producer's statistics max, min,
+        mean, norm (L2) and counts nan, pos_inf, neg_inf, zero; hash (``algorithm:digits``),
+        sketch_path, sketch_key. Unknown is null.
         """
         import polars as pl
 
@@ -137,6 +138,7 @@ class Dump:
             "order": pl.UInt64,
             "shape": pl.List(pl.UInt64),
             **dict.fromkeys(("max", "min", "mean", "norm"), pl.Float64),
+            **dict.fromkeys(("nan", "pos_inf", "neg_inf", "zero"), pl.UInt64),
         }
         columns = self.core.columns()
         schema = {name: types.get(name, pl.String) for name in columns}

@@ -205,6 +205,7 @@ _SPELLED: dict[str, Callable[[Any], Any]] = {
     "candidate_dtype": _dtypes,
     "golden_shape": _shapes,
     "candidate_shape": _shapes,
+    "basis": list,
     "shape_note": list,
     "note": list,
     "cmp_fail_reason": list,
@@ -225,7 +226,8 @@ def _measured(measures: Columns) -> pl.DataFrame:
     frame = frame.with_columns(
         pl.col(pl.Float64).fill_nan(None),
         pl.when(pl.col(pl.Int64) >= 0).then(pl.col(pl.Int64)),
-        pl.col(pl.UInt8).cast(pl.Boolean),
+        # Yes, no, and what sketches and statistics leave open.
+        pl.when(pl.col(pl.UInt8) <= 1).then(pl.col(pl.UInt8).cast(pl.Boolean)),
     )
     if "relative_l2" in frame.columns:
         frame = frame.with_columns(relative_euclidean_distance="relative_l2")

@@ -24,6 +24,11 @@ def watch(model):
     return seen, handles
 
 
+def cache_name(result):
+    """`past_key_values`, or `cache` in later versions of transformers."""
+    return next(name for name in ("cache", "past_key_values") if name in result)
+
+
 def test_every_module_of_a_llama(llama, ids, tmp_path):
     seen, handles = watch(llama)
     with torch.no_grad(), capture_torch(llama, tmp_path / "d"):
@@ -49,19 +54,22 @@ def test_keyword_inputs_and_cache_tensors_have_their_path(llama, ids, tmp_path):
     assert torch.equal(hidden, dump.tensor("model.layers.1.input_layernorm", "output", "0"))
     cos = dump.tensor(attention, "input", "kwargs.position_embeddings.0")
     assert torch.equal(cos, dump.tensor("model.rotary_emb", "output", "0"))
-    keys = result.past_key_values.layers[1].keys
-    assert torch.equal(dump.tensor("", "output", "past_key_values.layers.1.keys"), keys)
-    assert dump.find("", "output", "past_key_values")["value"] == "<DynamicCache>"
+    name = cache_name(result)
+    keys = result[name].layers[1].keys
+    assert torch.equal(dump.tensor("", "output", f"{name}.layers.1.keys"), keys)
+    assert dump.find("", "output", name)["value"] == "<DynamicCache>"
 
 
 def test_a_cache_is_recorded_by_its_own_layer_and_where_it_changed(llama, ids, tmp_path):
     with torch.no_grad():
-        cache = llama(ids).past_key_values
+        result = llama(ids)
+        name = cache_name(result)
+        cache = result[name]
         before = [layer.keys.clone() for layer in cache.layers]
         with capture_torch(llama, tmp_path / "d"):
-            llama(ids[:, :1], past_key_values=cache)
+            llama(ids[:, :1], **{name: cache})
     dump = NativeDump(tmp_path / "d")
-    slot = "kwargs.past_key_values.layers.{}.keys"
+    slot = f"kwargs.{name}.layers.{{}}.keys"
     for layer in (0, 1):
         node = f"model.layers.{layer}.self_attn"
         assert torch.equal(dump.tensor(node, "input", slot.format(layer)), before[layer])
@@ -99,7 +107,8 @@ def test_steps_are_root_forwards(llama, ids, tmp_path):
     for handle in handles:
         handle.remove()
     dump = NativeDump(tmp_path / "d")
-    assert dump.manifest["steps"] == [{"step": i, "forwards": 1} for i in range(3)]
+    steps = [{"step": i, "forwards": 1, "request": 0, "token": i} for i in range(3)]
+    assert dump.manifest["steps"] == steps
     for step, expected in enumerate(seen["lm_head"]):
         assert torch.equal(dump.tensor("lm_head", "output", "0", step=step), expected)
 

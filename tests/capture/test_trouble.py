@@ -266,7 +266,7 @@ def test_the_models_own_error_wins_over_the_disks(tmp_path):
     code = code.replace("results.append(", "step == 3 and 1 / 0; results.append(")
     code = code.replace("print(results, error)", "print(type(error).__name__, error.__notes__)")
     done = run(code, tmp_path / "d", "native")
-    assert done.stdout.startswith("ZeroDivisionError ['llmdbg: recording stopped in step 3")
+    assert done.stdout.startswith("ZeroDivisionError ['llmdbg: recording stopped in step 2")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -40,6 +40,8 @@ class AitSink:
 
     # A lone output is `output.pth`, told from a tuple's first by the missing number.
     lone = ""
+    # A file holds one shape of its tensor.
+    shapes_matter = True
 
     def __init__(self, folder: Path, header: dict[str, Any], max_queue_bytes: int) -> None:
         self.folder = process_folder(folder, header)
@@ -65,7 +67,7 @@ class AitSink:
         """What stopped the writing, if anything did."""
         return self._background.error
 
-    def store(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
+    def store(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, Any]:
         """Copy `tensor` as it is now; where its file will be."""
         nbytes = tensor.numel() * tensor.element_size()
         self._background.reserve(nbytes)
@@ -78,7 +80,7 @@ class AitSink:
         self._background.submit(lambda: self._save(copy, name, nbytes, is_weight), nbytes)
         return {"file": name}
 
-    def again(self, place: dict[str, str], record: dict[str, Any]) -> dict[str, str]:
+    def again(self, place: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         """Give a tensor that was kept before a second name."""
         name = self._name(record)
         self._background.submit(lambda: self._link(place["file"], name))

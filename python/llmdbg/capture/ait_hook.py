@@ -14,8 +14,9 @@ import torch
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.ait import AitSink, process_folder
 from llmdbg.capture.modules import no_match
-from llmdbg.capture.session import CaptureWarning, TorchCapture
-from llmdbg.capture.start import DEFAULT_QUEUE_BYTES, step_filter
+from llmdbg.capture.session import CaptureWarning, TorchCapture, What
+from llmdbg.capture.start import DEFAULT_QUEUE_BYTES
+from llmdbg.capture.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,14 +173,15 @@ def register_hook(
         model,
         lambda header: AitSink(_free_root(base, header), header, DEFAULT_QUEUE_BYTES),
         path=base,
-        selected=selected,
-        steps=step_filter(config.token_range),
-        device_index=config.device_id,
-        weights=config.dump_weight,
-        inputs=config.tensor_part != _OUTPUTS,
-        outputs=config.tensor_part != _INPUTS,
-        last_logits=config.dump_last_logits,
-        rank=None,
+        what=What(
+            selected=selected,
+            wanted=Wanted(steps=config.token_range),
+            device_index=config.device_id,
+            weights=config.dump_weight,
+            inputs=config.tensor_part != _OUTPUTS,
+            outputs=config.tensor_part != _INPUTS,
+            last_logits=config.dump_last_logits,
+        ),
     )
     capture.start()
     return HookHandle(capture, base)

@@ -6,12 +6,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.capture.encode import to_json
+from llmdbg.capture.reduce import reduce
 from llmdbg.capture.shards import ShardWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
+
+    from llmdbg.capture.reduce import Mode
 
 FORMAT = "llmdbg.dump/1"
 _SEAL_SECONDS = 1.0
@@ -29,17 +33,27 @@ class NativeSink:
     lone = "0"
 
     def __init__(
-        self, folder: Path, header: dict[str, Any], max_queue_bytes: int, *, pinned: bool
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        max_queue_bytes: int,
+        *,
+        pinned: bool,
+        mode: Mode = "full",
     ) -> None:
         self.folder = folder
+        # The norms of a sketch are of rows; bytes and their statistics have no shape.
+        self.shapes_matter = mode == "sketch"
         (folder / "data").mkdir(parents=True)
-        self._header = {"format": FORMAT, **header}
+        self._mode = mode
+        self._header = {"format": FORMAT, "mode": mode, **header}
         self._journal = (folder / "journal.jsonl").open("x", encoding="utf-8", newline="\n")
         self._journal.write(to_json(self._header) + "\n")
         self._journal.flush()
         self._shards = ShardWriter(folder / "data", max_queue_bytes, pinned=pinned)
         self._pending: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
+        self._fills: list[Callable[[], None]] = []
         self._weights: list[str] = []
         self._records: list[str] = []
         self._sealed = time.monotonic()
@@ -59,11 +73,18 @@ class NativeSink:
         """Records whose bytes are on disk so far."""
         return len(self._weights) + len(self._records)
 
-    def store(self, tensor: torch.Tensor, _record: dict[str, Any]) -> dict[str, str]:
-        """Keep the bytes of `tensor` as they are now; the fields that say where."""
-        return self._shards.put(tensor)
+    def store(self, tensor: torch.Tensor, _record: dict[str, Any]) -> dict[str, Any]:
+        """Keep `tensor` as it is now, or what the mode makes of it; the fields that say where."""
+        if self._mode == "full":
+            return self._shards.put(tensor)
+        reduced = reduce(tensor, self._mode)
+        if reduced.sketch is not None:
+            reduced.fields["sketch"] = self._shards.put(reduced.sketch)
+        if reduced.fill is not None:
+            self._fills.append(reduced.fill)
+        return reduced.fields
 
-    def again(self, place: dict[str, str], _record: dict[str, Any]) -> dict[str, str]:
+    def again(self, place: dict[str, Any], _record: dict[str, Any]) -> dict[str, Any]:
         """Say where a tensor is that was kept before."""
         return place
 
@@ -106,9 +127,14 @@ class NativeSink:
     def _seal(self) -> None:
         self._sealed = time.monotonic()
         pending, self._pending = self._pending, []
-        self._shards.seal(lambda: self._write_journal(pending))
+        fills, self._fills = self._fills, []
+        self._shards.seal(lambda: self._write_journal(pending, fills))
 
-    def _write_journal(self, records: list[dict[str, Any]]) -> None:
+    def _write_journal(
+        self, records: list[dict[str, Any]], fills: list[Callable[[], None]]
+    ) -> None:
+        for fill in fills:
+            fill()
         lines = [to_json(record) for record in records]
         self._journal.write("".join(line + "\n" for line in lines))
         self._journal.flush()

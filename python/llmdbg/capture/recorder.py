@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
+from llmdbg.capture.limits import Limits
 from llmdbg.capture.seen import SeenTensors
 from llmdbg.capture.shards import UnstorableError
 from llmdbg.capture.walk import Leaf, Skipped, Value
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Index: TypeAlias = tuple[Any, ...]
 
 
 class Sink(Protocol):
     """Where records go: one per directory layout.
 
-    `lone` is the slot of a result that is a single leaf.
+    `lone` is the slot of a result that is a single leaf; `shapes_matter` tells whether the same
+    bytes in another shape must be stored again.
     """
 
     lone: str
+    shapes_matter: bool
 
     @property
     def error(self) -> BaseException | None:
@@ -31,10 +39,10 @@ class Sink(Protocol):
     def records_written(self) -> int:
         """Records on disk so far."""
 
-    def store(self, tensor: torch.Tensor, record: dict[str, Any], /) -> dict[str, str]:
+    def store(self, tensor: torch.Tensor, record: dict[str, Any], /) -> dict[str, Any]:
         """Keep the bytes of `tensor` as they are now; the fields of `record` that say where."""
 
-    def again(self, place: dict[str, str], record: dict[str, Any], /) -> dict[str, str]:
+    def again(self, place: dict[str, Any], record: dict[str, Any], /) -> dict[str, Any]:
         """Do the same for a tensor whose bytes are kept at `place` already."""
 
     def emit(self, records: list[dict[str, Any]]) -> None:
@@ -48,24 +56,49 @@ class Sink(Protocol):
 
 
 class Call:
-    """One call of a module: which one it is, and its records so far."""
+    """One call of a module or function: which one it is, and its records so far.
 
-    def __init__(self, module: torch.nn.Module, node: str, step: int | None) -> None:
+    Parameters
+    ----------
+    module
+        The module, or the innermost that runs while a function is called.
+    node
+        Name in the dump.
+    step
+        Number of the forward; None for what belongs to none.
+    op_type
+        Name of the function; None for a module, whose type is told elsewhere.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        node: str,
+        step: int | None,
+        op_type: str | None = None,
+    ) -> None:
         self.module = module
         self.node = node
         self.step = step
+        self.op_type = op_type
+        self.stack: list[str] | None = None
         self.number = 0
         self.records: list[dict[str, Any]] = []
 
     def record(self, role: str, slot: str) -> dict[str, Any]:
         """Begin a record of this call."""
-        return {
+        record: dict[str, Any] = {
             "step": self.step,
             "node": self.node,
             "call": self.number,
             "role": role,
             "slot": slot,
         }
+        if self.op_type is not None:
+            record["type"] = self.op_type
+        if self.stack is not None:
+            record["stack"] = self.stack
+        return record
 
 
 class Recorder:
@@ -75,16 +108,33 @@ class Recorder:
     ----------
     sink
         Where they go.
+    folder
+        Where the sink writes.
     device_index
         Leave out tensors of numbered devices other than this.
+    limits
+        How much may be stored.
+    cut
+        Part of every tensor that is kept; None for all of it.
     """
 
-    def __init__(self, sink: Sink, device_index: int | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        folder: Path,
+        *,
+        device_index: int | None = None,
+        limits: Limits | None = None,
+        cut: Index | None = None,
+    ) -> None:
         self.tensors = 0
         self._device_index = device_index
+        self._limits = limits or Limits()
+        self._cut = cut
+        self._folder = folder
         self._sink = sink
-        self._seen = SeenTensors()
-        self._object_slots: dict[str, dict[str, str]] = {}
+        self._seen = SeenTensors(shapes_matter=sink.shapes_matter)
+        self._object_slots: dict[str, dict[str, Any]] = {}
 
     def keep(self, call: Call, role: str, leaves: list[Leaf]) -> None:
         """Add a record to `call` for every leaf."""
@@ -102,13 +152,15 @@ class Recorder:
                     continue
             call.records.append(record)
 
-    def keep_tensor(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
+    def keep_tensor(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, Any]:
         """Fill `record` with what `tensor` is and where its bytes are, or why they are not.
 
         Raises
         ------
         StoppedError
             If the sink takes no more.
+        LimitReachedError
+            If the dump may not grow.
         """
         record["dtype"] = str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_nested:
@@ -117,7 +169,7 @@ class Recorder:
         if reason is None:
             try:
                 with torch.no_grad():
-                    place = self._place(_plain_tensor(tensor, record), record)
+                    place = self._place(self._part(_plain_tensor(tensor, record), record), record)
                 record.update(place)
                 self.tensors += 1
                 return place
@@ -137,15 +189,30 @@ class Recorder:
         index = tensor.device.index
         return self._device_index is not None and index is not None and index != self._device_index
 
-    def _place(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, str]:
-        known: dict[str, str] | None = self._seen.find(tensor)
+    def _part(self, tensor: torch.Tensor, record: dict[str, Any]) -> torch.Tensor:
+        """Return the part that is kept, of a tensor that has it."""
+        if self._cut is None:
+            return tensor
+        try:
+            part = tensor[self._cut]
+        except IndexError:
+            record["note"] = "kept whole: the slice does not fit"
+            return tensor
+        if part.shape != tensor.shape:
+            record["whole_shape"] = record["shape"]
+            record["shape"] = list(part.shape)
+        return part
+
+    def _place(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, Any]:
+        known: dict[str, Any] | None = self._seen.find(tensor)
         if known is not None:
             return self._sink.again(known, record)
+        self._limits.take(tensor.numel() * tensor.element_size(), self._folder)
         place = self._sink.store(tensor, record)
         self._seen.add(tensor, place)
         return place
 
-    def _passed_through(self, call: Call, role: str, slot: str, place: dict[str, str]) -> bool:
+    def _passed_through(self, call: Call, role: str, slot: str, place: dict[str, Any]) -> bool:
         """Whether an object's tensor stands in this step's records already.
 
         A cache goes through every module with all its layers. Its tensors are recorded when first

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.utils.weak import TensorWeakRef
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +13,8 @@ _PRUNE_AT = 4096
 
 
 class _Entry(NamedTuple):
-    tensor: weakref.ref[torch.Tensor]
+    owner: TensorWeakRef
+    address: int
     version: int
     place: Any
 
@@ -21,25 +23,36 @@ class SeenTensors:
     """Remembers what was recorded by identity: same memory, same view of it, same version.
 
     torch raises a tensor's version with every in-place operation, on all views of one storage.
-    A remembered tensor is only held weakly, and counts only while it is alive at its old address,
-    so that memory given to a new tensor is never mistaken for the old one. Tensors of inference
-    mode have no version and are therefore never remembered. What writes behind torch's back
-    (`.data`, a foreign kernel) does not raise the version.
+    The tensor that owns the memory is only held weakly, and what was recorded counts only while it
+    is alive at its old address, so that memory given to a new tensor is never mistaken for the old
+    one. Tensors of inference mode have no version and are therefore never remembered. What writes
+    behind torch's back (`.data`, a foreign kernel) does not raise the version.
+
+    Parameters
+    ----------
+    shapes_matter
+        Whether the same bytes in another shape are something else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shapes_matter: bool = True) -> None:
+        self._shapes_matter = shapes_matter
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
     def find(self, tensor: torch.Tensor) -> Any | None:
         """Return what :meth:`add` was given for these very bytes, or None."""
         if tensor.is_inference():
             return None
-        key = _key(tensor)
+        key = self._key(tensor)
         entry = self._entries.get(key)
         if entry is None:
             return None
-        first = entry.tensor()
-        if first is None or entry.version != tensor._version or _key(first) != key:
+        owner = entry.owner()
+        if (
+            owner is None
+            or owner._version != entry.version
+            or tensor._version != entry.version
+            or owner.data_ptr() != entry.address
+        ):
             del self._entries[key]
             return None
         return entry.place
@@ -49,18 +62,22 @@ class SeenTensors:
         if tensor.is_inference():
             return
         if len(self._entries) >= _PRUNE_AT:
-            self._entries = {k: e for k, e in self._entries.items() if e.tensor() is not None}
-        entry = _Entry(weakref.ref(tensor), tensor._version, place)
-        self._entries[_key(tensor)] = entry
+            self._entries = {k: e for k, e in self._entries.items() if e.owner() is not None}
+        # A view lives shorter than what it is a view of.
+        owner = tensor if tensor._base is None else tensor._base
+        entry = _Entry(TensorWeakRef(owner), owner.data_ptr(), tensor._version, place)
+        self._entries[self._key(tensor)] = entry
 
-
-def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return (
-        tensor.device,
-        tensor.data_ptr(),
-        tensor.dtype,
-        tensor.shape,
-        tensor.stride(),
-        tensor.is_conj(),
-        tensor.is_neg(),
-    )
+    def _key(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        if not self._shapes_matter and tensor.is_contiguous():
+            form: tuple[Any, ...] = (tensor.numel(),)
+        else:
+            form = (tensor.shape, tensor.stride())
+        return (
+            tensor.device,
+            tensor.data_ptr(),
+            tensor.dtype,
+            *form,
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )

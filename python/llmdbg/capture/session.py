@@ -1,45 +1,85 @@
-"""Recording what the modules of a torch model are given and give back."""
+"""Recording what the modules of a torch model, and the functions they call, are given and give."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
 import warnings
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import about_run, rank_and_world
+from llmdbg.capture.api import ApiNames, DispatchMode, DistributedCalls, FunctionMode, caller_stack
+from llmdbg.capture.limits import LimitReachedError, Limits
 from llmdbg.capture.modules import describe, weights
-from llmdbg.capture.recorder import Call, Recorder, Sink
+from llmdbg.capture.recorder import Call, Index, Recorder, Sink
 from llmdbg.capture.walk import Leaf, call_leaves, result_leaves
+from llmdbg.capture.wanted import Forward, Wanted, current_frame, next_forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType, TracebackType
+
+    from llmdbg.capture.api import Level
 
 
 class CaptureWarning(UserWarning):
     """Something about a dump that its owner should know, though the run went on."""
 
 
+@dataclass(frozen=True)
+class What:
+    """What of a model's forwards is recorded."""
+
+    selected: dict[torch.nn.Module, str]
+    wanted: Wanted = field(default_factory=Wanted)
+    levels: frozenset[Level] = frozenset({"module"})
+    apis: tuple[str, ...] | None = None
+    device_index: int | None = None
+    weights: bool = False
+    inputs: bool = True
+    outputs: bool = True
+    last_logits: bool = False
+    stack: bool = False
+    cut: Index | None = None
+    skip_dummies: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
 class _Frame(Call):
     """A running call."""
 
-    def __init__(self, module: torch.nn.Module, node: str, step: int) -> None:
-        super().__init__(module, node, step)
+    def __init__(
+        self, module: torch.nn.Module, node: str, step: int, op_type: str | None = None
+    ) -> None:
+        super().__init__(module, node, step, op_type)
         self.recording = False
         self.caller: FrameType | None = None
+        self.modes: contextlib.ExitStack | None = None
         self._unwinding = sys.exc_info()[1]
 
     def raised(self) -> bool:
         """Whether the call is being left by an exception that was not there when it began."""
         return sys.exc_info()[1] is not self._unwinding
+
+
+class _Local(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Frame] = []
+        self.recording_itself = False
+        self.dummy = False
+        self.modes = 0
+        self.idle_modes: contextlib.ExitStack | None = None
 
 
 class TorchCapture:
@@ -51,37 +91,34 @@ class TorchCapture:
         make_sink: Callable[[dict[str, Any]], Sink],
         *,
         path: Path,
-        selected: dict[torch.nn.Module, str],
-        steps: Callable[[int], bool],
-        device_index: int | None = None,
-        weights: bool,
-        inputs: bool,
-        outputs: bool,
-        last_logits: bool,
-        rank: int | None,
+        what: What,
+        rank: int | None = None,
     ) -> None:
         self.path = path
         self.problems: list[str] = []
         self._model = model
         self._make_sink = make_sink
-        self._wants_step = steps
-        self._selected = selected
-        self._device_index = device_index
-        self._weights = weights
-        self._inputs = inputs and not last_logits
-        self._outputs = outputs
-        self._last_logits = last_logits
-        self._rank = rank
+        self._what = what
+        self._given_rank = rank
         self._sink: Sink | None = None
         self._recorder: Recorder | None = None
         self._state: Literal["new", "running", "stopped"] = "new"
         self._failure: Exception | None = None
+        self._full = False
         self._handles: list[Any] = []
         self._lock = threading.RLock()
-        self._local = threading.local()
-        self._step = 0
-        self._order = 0
+        self._local = _Local()
         self._pid = os.getpid()
+        self._rank, self._world = 0, 1
+        self._names = ApiNames(what.apis)
+        self._distributed = DistributedCalls(self, self._names)
+        # Calls outside of a forward belong to the forward before, the first ones to the first.
+        self._forward = Forward()
+        self._forwards = 0
+        self._dummies: list[str] = []
+        self._warming_up = False
+        self._wants = False
+        self._order = 0
         self._calls: Counter[str] = Counter()
         self._last: tuple[_Frame, torch.Tensor, int | None] | None = None
 
@@ -102,22 +139,33 @@ class TorchCapture:
                 f"this capture is {self._state} already; "
                 "call capture_torch again, with a path of its own, for another dump"
             )
-        rank, world = rank_and_world(self._rank)
+        self._rank, self._world = rank_and_world(self._given_rank)
         header = {
             "about": about_run(self._model),
-            "rank": rank,
-            "world_size": world,
+            "rank": self._rank,
+            "world_size": self._world,
             "modules": describe(self._model),
         }
+        what = self._what
         sink = self._sink = self._make_sink(header)
-        self._recorder = Recorder(sink, self._device_index)
+        self._recorder = Recorder(
+            sink,
+            self.path,
+            device_index=what.device_index,
+            limits=what.limits,
+            cut=what.cut,
+        )
         self._state = "running"
         self._pid = os.getpid()
         # A script that never calls stop() still gets a finished dump.
         atexit.register(self._stop_at_exit)
-        if self._weights:
+        what.wanted.begin()
+        self._wants = what.wanted.wants(self._forward, self._rank)
+        if what.weights and what.wanted.wants_rank(self._rank):
             self._guard(self._keep_weights)
         self._add_hooks()
+        if "api" in what.levels:
+            self._distributed.install()
         return self
 
     def stop(self) -> Path:
@@ -140,9 +188,13 @@ class TorchCapture:
         self._state = "stopped"
         atexit.unregister(self._stop_at_exit)
         self._remove_hooks()
-        for frame in self._stack():
+        for frame in self._local.stack:
             self._finish(frame, raised=True)
-        self._stack().clear()
+        self._local.stack.clear()
+        if self._dummies:
+            self.problems.append(
+                f"{len(self._dummies)} dummy forwards were left out: {self._dummies[0]}"
+            )
         self._explain_emptiness(self._recorder.tensors)
         self._recorder = self._last = None
         try:
@@ -152,14 +204,27 @@ class TorchCapture:
         cause = self._sink.error or self._failure
         if cause is not None:
             raise LlmdbgError(
-                f"recording stopped in step {self._step}: {cause}; the model ran on, and the "
-                f"{self._sink.records_written} records ({self._sink.bytes_written / 1e6:.1f} MB) "
+                f"recording stopped in step {self._forward.step}: {cause}; the model ran on, and "
+                f"the {self._sink.records_written} records "
+                f"({self._sink.bytes_written / 1e6:.1f} MB) "
                 f"up to there can be read: {self.path}"
             ) from cause
         return self.path
 
+    @contextlib.contextmanager
+    def warmup(self) -> Iterator[None]:
+        """Leave out, and do not count, the forwards inside this ``with``."""
+        self._warming_up = True
+        try:
+            yield
+        finally:
+            self._warming_up = False
+
     def __enter__(self) -> TorchCapture:
-        return self.start()
+        self.start()
+        # Functions between two forwards, such as those that choose the next token.
+        self._local.idle_modes = self._enter_modes()
+        return self
 
     def __exit__(
         self,
@@ -167,6 +232,9 @@ class TorchCapture:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        if self._local.idle_modes is not None:
+            self._leave_modes(self._local.idle_modes)
+            self._local.idle_modes = None
         if error is None:
             self.stop()
             return
@@ -192,8 +260,11 @@ class TorchCapture:
     # -- hooks --------------------------------------------------------------------------------
 
     def _add_hooks(self) -> None:
-        modules = dict(self._selected)
+        modules = dict(self._what.selected)
         modules.setdefault(self._model, "")
+        if self._what.levels != {"module"}:
+            # To tell from which module a function is called.
+            modules = {module: name for name, module in self._model.named_modules()}
         for module, name in modules.items():
             if isinstance(module, torch.jit.ScriptModule):
                 self.problems.append(f"TorchScript module without hooks, not recorded: {name}")
@@ -202,39 +273,68 @@ class TorchCapture:
             self._handles.append(
                 module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
             )
+        self._hooked = modules
 
     def _remove_hooks(self) -> None:
+        self._distributed.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _stack(self) -> list[_Frame]:
-        stack: list[_Frame] | None = getattr(self._local, "stack", None)
-        if stack is None:
-            stack = self._local.stack = []
-        return stack
+    def _enter_modes(self) -> contextlib.ExitStack | None:
+        """Hear of functions on this thread until the result is closed."""
+        levels = self._what.levels
+        if levels == {"module"} or self._local.modes:
+            return None
+        modes = contextlib.ExitStack()
+        if "dispatch" in levels:
+            modes.enter_context(DispatchMode(self, self._names))
+        if "api" in levels:
+            modes.enter_context(FunctionMode(self, self._names))
+        self._local.modes += 1
+        return modes
+
+    def _leave_modes(self, modes: contextlib.ExitStack) -> None:
+        self._local.modes -= 1
+        modes.close()
+
+    def _alive(self) -> bool:
+        # The writer's thread does not live on in a forked process.
+        return self._state == "running" and os.getpid() == self._pid
 
     def _enter(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        # The writer's thread does not live on in a forked process.
-        if self._state != "running" or os.getpid() != self._pid:
+        if not self._alive():
             return
-        stack = self._stack()
+        stack = self._local.stack
         if module is self._model:
             self._drop_interrupted(stack)
         with self._lock:
-            frame = _Frame(module, self._selected.get(module, ""), self._step)
+            outermost = module is self._model and not any(f.module is module for f in stack)
+            if outermost:
+                self._begin_step(args, kwargs)
+            frame = _Frame(module, self._hooked.get(module, ""), self._forward.step)
+            stack.append(frame)
             if module is self._model:
                 frame.caller = sys._getframe(1)
-            stack.append(frame)
-            if module not in self._selected or not self._wants_step(self._step):
+            if outermost and self._wants:
+                frame.modes = self._enter_modes()
+            if "module" not in self._what.levels or module not in self._what.selected:
                 return
-            frame.number = self._calls[frame.node]
-            self._calls[frame.node] += 1
-            frame.recording = self._failure is None
-            if frame.recording and self._inputs:
-                self._guard(lambda: self._keep(frame, "input", call_leaves(args, kwargs)))
+            self._begin(frame, args, kwargs)
+
+    def _begin(self, frame: _Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Give a call its number and keep what it is given."""
+        if not self._wants:
+            return
+        frame.number = self._calls[frame.node]
+        self._calls[frame.node] += 1
+        frame.recording = self._failure is None and not self._full
+        if frame.recording and self._what.stack:
+            frame.stack = caller_stack(2)
+        if frame.recording and self._what.inputs and not self._what.last_logits:
+            self._guard(lambda: self._keep(frame, "input", call_leaves(args, kwargs)))
 
     def _leave(
         self,
@@ -243,9 +343,9 @@ class TorchCapture:
         _kwargs: dict[str, Any],
         result: Any,
     ) -> None:
-        if self._state != "running":
+        if not self._alive():
             return
-        stack = self._stack()
+        stack = self._local.stack
         if not any(frame.module is module for frame in stack):
             return
         with self._lock:
@@ -278,27 +378,100 @@ class TorchCapture:
                     self._end_step()
                 return
 
+    # -- functions ----------------------------------------------------------------------------
+
+    def listens(self) -> bool:
+        """Whether a function called now would be recorded."""
+        if not self._wants or self._full or not self._alive() or self._local.recording_itself:
+            return False
+        selected, stack = self._what.selected, self._local.stack
+        return len(selected) == len(self._hooked) or any(f.module in selected for f in stack)
+
+    def call(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        mutates: bool,
+    ) -> Any:
+        """Call `function` and record it; `mutates`: its arguments hold its results."""
+        stack = self._local.stack
+        inside = stack[-1] if stack else None
+        module = inside.module if inside else self._model
+        node = f"{inside.node}/{name}" if inside else name
+        with self._lock:
+            frame = _Frame(module, node, self._forward.step, name)
+            self._begin(frame, args, kwargs)
+        given = [
+            leaf for leaf in call_leaves(args, kwargs) if isinstance(leaf.content, torch.Tensor)
+        ]
+        before = [_version(leaf.content) for leaf in given]
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            with self._lock:
+                self._finish(frame, raised=True)
+            raise
+        with self._lock:
+            found = result_leaves(result)
+            # Tensors of inference mode do not tell whether they changed.
+            in_place = mutates or (None in before and name.endswith("__setitem__"))
+            has_tensor = any(isinstance(leaf.content, torch.Tensor) for leaf in found)
+            changed = [
+                leaf._replace(slot=f"args.{leaf.slot}")
+                for leaf, version in zip(given, before, strict=True)
+                if in_place or (_version(leaf.content) != version and not has_tensor)
+            ]
+            if not (has_tensor or changed):
+                # A question such as `size()` or `is_contiguous()` computes no tensor.
+                self._names.forget(function)
+                self._calls[node] -= 1
+                return result
+            if mutates and hasattr(result, "wait"):
+                frame.records.append(
+                    frame.record("output", self._lone)
+                    | {"skipped": "asynchronous: its result is not there yet"}
+                )
+            elif frame.recording and self._what.outputs and not self._what.last_logits:
+                self._guard(lambda: self._keep(frame, "output", [*found, *changed]))
+            self._finish(frame, raised=False)
+        return result
+
     # -- records ------------------------------------------------------------------------------
+
+    @property
+    def _lone(self) -> str:
+        assert self._sink is not None
+        return self._sink.lone
 
     def _guard(self, record: Callable[[], None]) -> None:
         """Run `record`; whatever it meets ends the dump and never the model."""
+        self._local.recording_itself = True
         try:
             record()
+        except LimitReachedError as limit:
+            self._full = True
+            self.problems.append(f"recording ended in step {self._forward.step}: {limit}")
+            warnings.warn(f"{self.problems[-1]}: {self.path}", CaptureWarning, stacklevel=2)
         except Exception as error:
             self._failure = self._failure or error
+        finally:
+            self._local.recording_itself = False
 
     def _keep(self, frame: _Frame, role: str, leaves: list[Leaf]) -> None:
         if self._recorder is not None:
             self._recorder.keep(frame, role, leaves)
 
     def _keep_result(self, frame: _Frame, result: Any) -> None:
-        if not self._last_logits:
-            if self._outputs:
+        if not self._what.last_logits:
+            if self._what.outputs:
                 self._keep(frame, "output", result_leaves(result))
         elif frame.module is self._model:
             self._keep_last(frame, result)
         elif isinstance(result, torch.Tensor):
-            self._last = (frame, result, None if result.is_inference() else result._version)
+            self._last = (frame, result, _version(result))
 
     def _keep_last(self, root: _Frame, result: Any) -> None:
         """Keep the last submodule's tensor, which is the logits before the root wraps them."""
@@ -308,28 +481,32 @@ class TorchCapture:
             return
         frame, tensor, version = last
         self._keep(frame, "output", [Leaf("", tensor)])
-        if version is not None and version != tensor._version:
+        if version != _version(tensor):
             frame.records[-1]["note"] = "changed in place after the module returned it"
         self._finish(frame, raised=False)
 
     def _keep_weights(self) -> None:
         assert self._sink is not None and self._recorder is not None
         records: list[dict[str, Any]] = []
-        for node, name, tensor in weights(self._model):
-            record = Call(self._model, node, None).record("param", name)
-            record["order"] = len(records)
-            self._recorder.keep_tensor(tensor, record)
-            records.append(record)
-        self._sink.emit(records)
+        try:
+            for node, name, tensor in weights(self._model):
+                record = Call(self._model, node, None).record("param", name)
+                record["order"] = len(records)
+                self._recorder.keep_tensor(tensor, record)
+                records.append(record)
+        finally:
+            self._sink.emit(records)
 
     def _finish(self, frame: _Frame, *, raised: bool) -> None:
         """Close a call: number it and hand its records on."""
+        if frame.modes is not None:
+            self._leave_modes(frame.modes)
+            frame.modes = None
         if self._sink is None:
             return
         if raised and frame.recording:
-            frame.records.append(
-                frame.record("output", self._sink.lone) | {"skipped": "the module raised"}
-            )
+            what = "the module" if frame.op_type is None else "the function"
+            frame.records.append(frame.record("output", self._lone) | {"skipped": f"{what} raised"})
         if not frame.records:
             return
         for record in frame.records:
@@ -338,24 +515,57 @@ class TorchCapture:
         self._sink.emit(frame.records)
         frame.records = []
 
+    def _begin_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        last = self._forward if self._forwards else None
+        forward = next_forward(last, args, kwargs, current_frame(2))
+        if self._warming_up:
+            forward = Forward(forward.step, dummy="inside warmup()", certain=True)
+        self._local.dummy = forward.certain or (self._what.skip_dummies and bool(forward.dummy))
+        if self._local.dummy:
+            self._dummies.append(forward.dummy)
+            self._wants = False
+            return
+        if self._forwards:
+            self._order = 0
+            self._calls.clear()
+        self._forwards += 1
+        self._forward = forward
+        self._wants = self._what.wanted.wants(forward, self._rank)
+
     def _end_step(self) -> None:
         assert self._sink is not None and self._recorder is not None
-        if self._wants_step(self._step):
-            self._sink.end_step({"step": self._step, "forwards": 1})
+        if self._local.dummy:
+            return
+        if self._wants:
+            self._sink.end_step(self._forward.entry())
         self._recorder.end_step()
-        self._step += 1
-        self._order = 0
-        self._calls.clear()
 
     def _explain_emptiness(self, tensors: int) -> None:
         if tensors or self._failure is not None or (self._sink and self._sink.error):
             return
-        if self._step == 0:
+        if self._forwards == 0 and self._dummies:
+            why = "all of them were dummies"
+        elif self._forwards == 0:
             why = "the model's own forward was never called; capture the object that is called"
-        elif not any(self._wants_step(s) for s in range(self._step)):
-            why = f"the step filter matches none of the {self._step} forwards (counted from 0)"
         else:
-            why = "no selected module ran, or none was given or gave a tensor that can be stored"
-        text = f"0 tensors recorded after {self._step} forwards: {why}"
+            why = self._what.wanted.why_none(self._forwards, self._world) or self._why_no_call()
+        text = f"0 tensors recorded after {self._forwards} forwards: {why}"
         self.problems.append(text)
         warnings.warn(f"{text}: {self.path}", CaptureWarning, stacklevel=4)
+
+    def _why_no_call(self) -> str:
+        if self._full:
+            return "the first tensor was already too large"
+        if not (self._what.inputs or self._what.outputs):
+            return "neither inputs nor outputs are wanted"
+        if "module" not in self._what.levels and self._what.apis is not None:
+            heard = sorted(self._names.heard)
+            near = ", ".join(heard[:4]) or "none"
+            return f"no function matches {list(self._what.apis)}; called were {near}" + (
+                f" and {len(heard) - 4} more" if len(heard) > 4 else ""
+            )
+        return "no selected module ran, or none was given or gave a tensor that can be stored"
+
+
+def _version(tensor: Any) -> int | None:
+    return None if tensor.is_inference() else tensor._version

@@ -144,7 +144,7 @@ class ShardWriter:
 
     def _put_large(self, tensor: torch.Tensor, key: str, nbytes: int) -> None:
         """Give a tensor larger than a buffer a file of its own; it passes through in pieces."""
-        flat = _flat_bytes(tensor)
+        flat = flat_bytes(tensor)
         path = self._folder / self._file_name(self._shard)
         header = _header([(key, tensor.dtype, tensor.shape, nbytes)])
         mode = "xb"
@@ -226,7 +226,7 @@ class _Buffer:
             self._aligned.append(entry)
         else:
             place = self._bytes[self._back - nbytes : self._back]
-            self._copy(place, _flat_bytes(tensor))
+            self._copy(place, flat_bytes(tensor))
             self._back -= nbytes
             self._odd.append(entry)
 
@@ -259,7 +259,8 @@ class _Buffer:
             self._streams[stream].record(stream)
 
 
-def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of `tensor` in row-major order; a copy where they do not lie so."""
     whole = tensor.resolve_conj().resolve_neg().contiguous()
     return whole.reshape(-1).view(torch.uint8)
 

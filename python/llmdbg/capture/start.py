@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import rank_and_world
 from llmdbg.capture.ait import AitSink
+from llmdbg.capture.api import LEVELS
+from llmdbg.capture.limits import Limits
 from llmdbg.capture.modules import select
 from llmdbg.capture.native import NativeSink
-from llmdbg.capture.session import TorchCapture
+from llmdbg.capture.reduce import MODES
+from llmdbg.capture.session import TorchCapture, What
+from llmdbg.capture.wanted import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     import torch
 
+    from llmdbg.capture.api import Level
     from llmdbg.capture.modules import Selection
-    from llmdbg.capture.recorder import Sink
+    from llmdbg.capture.recorder import Index, Sink
+    from llmdbg.capture.reduce import Mode
+    from llmdbg.capture.wanted import Numbers
 
 DEFAULT_QUEUE_BYTES = 1 << 30
+_AXIS = re.compile(r"\.\.\.|(-?\d+)|(-?\d*):(-?\d*)(?::([1-9]\d*)?)?")
 
 
 def capture_torch(
     model: torch.nn.Module,
     path: str | Path,
     *,
-    steps: int | range | slice | Iterable[int] | None = None,
+    mode: Mode = "full",
+    level: Level | Sequence[Level] = "module",
+    steps: Numbers = None,
+    requests: Numbers = None,
+    tokens: Numbers = None,
+    seconds: tuple[float, float] | None = None,
+    ranks: Numbers = None,
+    device: int | None = None,
     modules: Selection = None,
-    weights: bool = False,
+    apis: str | Sequence[str] | None = None,
     inputs: bool = True,
     outputs: bool = True,
-    layout: Literal["native", "ait"] = "native",
+    weights: bool = False,
     last_logits: bool = False,
+    tensor_slice: str | None = None,
+    stack: bool = False,
+    dummies: Literal["tag", "skip"] = "tag",
+    max_bytes: int | None = None,
+    min_free: int | None = None,
+    layout: Literal["native", "ait"] = "native",
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
     rank: int | None = None,
 ) -> TorchCapture:
-    """Record what each module of `model` is given and gives back.
+    """Record what each module of `model`, or each function it calls, is given and gives back.
 
     Use it as ``with capture_torch(model, "dumps/golden"):`` around any forward or ``generate``,
     or call ``start()`` and ``stop()``. Every tensor is kept as it was when the module was entered
@@ -50,19 +72,49 @@ def capture_torch(
         The module whose forwards are the steps, counted from 0.
     path
         A directory that does not exist or is empty.
+    mode
+        What is kept of a tensor: ``"full"``, its bytes; ``"statistics"``, min, max, mean, L2 norm
+        and counts of NaN, infinities and zeros; ``"sketch"``, these and about 2 KB by which
+        ``compare`` estimates the relative L2 error; ``"hash"``, a hash of the bytes.
+    level
+        ``"module"``; ``"api"``, functions as Python calls them: of torch, torch.nn.functional,
+        tensors, torch.distributed and torch_npu; ``"dispatch"``, the kernels below; or several.
     steps
         Steps to record: a number, a range, a slice or several numbers. None for all.
+    requests, tokens
+        The same for requests, and for forwards within each. A forward without a filled cache
+        begins a request.
+    seconds
+        First and last second after the start between which a forward must begin.
+    ranks
+        Ranks that record.
+    device
+        Leave out tensors of numbered devices other than this.
     modules
         Modules to record: patterns with ``*`` over full names or class names, or classes. None
-        for all.
+        for all. Functions are recorded while one of them runs.
+    apis
+        Patterns with ``*`` over names of functions, such as ``torch.nn.functional.*``.
+    inputs, outputs
+        Which side to record.
     weights
         Record every parameter and buffer once, as they are at the start.
-    inputs, outputs
-        Which side of a module to record.
-    layout
-        ``"native"``, or ``"ait"`` for the directories and ``.pth`` files of ``ait llm``.
     last_logits
         Record only what the last submodule of each step gave back.
+    tensor_slice
+        Part of every tensor to keep, as numpy would read it: ``"0,:4"`` or ``"...,-1,:"``. Tensors
+        with too few axes are kept whole.
+    stack
+        Note where each call came from.
+    dummies
+        Forwards whose input ids are all the same: ``"tag"`` them in the manifest, or ``"skip"``.
+        Those inside :meth:`TorchCapture.warmup`, or called by the profiling and warm-up functions
+        of serving stacks, are always left out and not counted.
+    max_bytes, min_free
+        Bytes of tensors after which, and free bytes at `path` below which, recording ends. The
+        model runs on.
+    layout
+        ``"native"``, or ``"ait"`` for the directories and ``.pth`` files of ``ait llm``.
     max_queue_bytes
         Bytes that may wait for the disk before the model has to wait.
     rank
@@ -78,62 +130,88 @@ def capture_torch(
     LlmdbgError
         If an argument cannot be right, or a dump is at `path` already.
     """
-    wants_step = step_filter(steps)
+    levels = frozenset([level] if isinstance(level, str) else level)
+    _choose("level", levels or {""}, LEVELS)
+    _choose("mode", {mode}, MODES)
+    _choose("layout", {layout}, ("native", "ait"))
+    _choose("dummies", {dummies}, ("tag", "skip"))
+    if layout == "ait" and (mode != "full" or levels != {"module"}):
+        raise LlmdbgError("layout='ait' has a place for whole tensors of modules only")
+    if device is not None and device < 0:
+        raise LlmdbgError(f"a device is counted from 0 upwards, found {device}")
     base = Path(path)
-    own_rank, world = rank_and_world(rank)
-    if layout == "native":
-        folder = base / f"rank{own_rank}" if world > 1 else base
-
-        def make_sink(header: dict[str, Any]) -> Sink:
-            _claim(folder)
-            pinned = any(p.device.type != "cpu" for p in model.parameters())
-            return NativeSink(folder, header, max_queue_bytes, pinned=pinned)
-    elif layout == "ait":
-
-        def make_sink(header: dict[str, Any]) -> Sink:
-            # Ranks share the directory: each process has one of its own below.
-            if world == 1:
-                _claim(base)
-            return AitSink(base, header, max_queue_bytes)
-    else:
-        raise LlmdbgError(f"unknown layout {layout!r}; choose 'native' or 'ait'")
-    return TorchCapture(
-        model,
-        make_sink,
-        path=base,
+    what = What(
         selected=select(model, modules),
-        steps=wants_step,
+        wanted=Wanted(steps, ranks, requests, tokens, seconds),
+        levels=levels,
+        apis=None if apis is None else (apis,) if isinstance(apis, str) else tuple(apis),
+        device_index=device,
         weights=weights,
         inputs=inputs,
         outputs=outputs,
         last_logits=last_logits,
-        rank=rank,
+        stack=stack,
+        cut=None if tensor_slice is None else _index(tensor_slice),
+        skip_dummies=dummies == "skip",
+        limits=Limits(max_bytes, min_free),
     )
+    make_sink = _native(model, base, rank, max_queue_bytes, mode)
+    if layout == "ait":
+        make_sink = _ait(base, rank, max_queue_bytes)
+    return TorchCapture(model, make_sink, path=base, what=what, rank=rank)
 
 
-def step_filter(steps: int | range | slice | Iterable[int] | None) -> Callable[[int], bool]:
-    """Turn what a user may say about steps into a question that can be asked of each.
+def _native(
+    model: torch.nn.Module, base: Path, rank: int | None, max_queue_bytes: int, mode: Mode
+) -> Callable[[dict[str, Any]], Sink]:
+    own_rank, world = rank_and_world(rank)
+    folder = base / f"rank{own_rank}" if world > 1 else base
 
-    Raises
-    ------
-    LlmdbgError
-        If a number is negative or none.
-    """
-    if steps is None:
-        return lambda _step: True
-    if isinstance(steps, slice):
-        start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
-        if start < 0 or stride < 1 or (stop is not None and stop < 0):
-            raise LlmdbgError(f"steps are counted from 0 upwards, found {steps}")
-        return lambda step: (
-            step >= start and (stop is None or step < stop) and (step - start) % stride == 0
-        )
-    wanted = (
-        steps if isinstance(steps, range) else {steps} if isinstance(steps, int) else set(steps)
-    )
-    if any(not isinstance(s, int) or s < 0 for s in wanted):
-        raise LlmdbgError(f"steps are whole numbers from 0 upwards, found {steps!r}")
-    return lambda step: step in wanted
+    def make_sink(header: dict[str, Any]) -> Sink:
+        _claim(folder)
+        pinned = any(p.device.type != "cpu" for p in model.parameters())
+        return NativeSink(folder, header, max_queue_bytes, pinned=pinned, mode=mode)
+
+    return make_sink
+
+
+def _ait(base: Path, rank: int | None, max_queue_bytes: int) -> Callable[[dict[str, Any]], Sink]:
+    _, world = rank_and_world(rank)
+
+    def make_sink(header: dict[str, Any]) -> Sink:
+        # Ranks share the directory: each process has one of its own below.
+        if world == 1:
+            _claim(base)
+        return AitSink(base, header, max_queue_bytes)
+
+    return make_sink
+
+
+def _choose(name: str, given: set[str] | frozenset[str], known: Sequence[str]) -> None:
+    for value in sorted(given - set(known), key=str):
+        words = ", ".join(map(repr, known[:-1]))
+        raise LlmdbgError(f"unknown {name} {value!r}; choose {words} or {known[-1]!r}")
+
+
+def _index(text: str) -> Index:
+    """Parse ``0,:4`` or ``...,-1,:``; torch knows no steps below 1."""
+    index: list[Any] = []
+    for part in text.strip().removeprefix("[").removesuffix("]").split(","):
+        found = _AXIS.fullmatch(part.strip())
+        if found is None:
+            raise LlmdbgError(
+                f"tensor_slice {text!r}: {part.strip()!r} is no index or range, as in ...,-1,:4"
+            )
+        number, start, stop, step = found.groups()
+        if part.strip() == "...":
+            index.append(...)
+        elif number is not None:
+            index.append(int(number))
+        else:
+            index.append(slice(*(int(n) if n else None for n in (start, stop, step))))
+    if index.count(...) > 1:
+        raise LlmdbgError(f"tensor_slice {text!r}: ... can stand once only")
+    return tuple(index)
 
 
 def _claim(folder: Path) -> None:

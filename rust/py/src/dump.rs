@@ -122,6 +122,15 @@ impl Dump {
         column!("min", |r| r.stats.as_ref().and_then(|s| s.min));
         column!("mean", |r| r.stats.as_ref().and_then(|s| s.mean));
         column!("norm", |r| r.stats.as_ref().and_then(|s| s.norm));
+        column!("nan", |r| r.stats.as_ref().and_then(|s| s.nan));
+        column!("pos_inf", |r| r.stats.as_ref().and_then(|s| s.pos_inf));
+        column!("neg_inf", |r| r.stats.as_ref().and_then(|s| s.neg_inf));
+        column!("zero", |r| r.stats.as_ref().and_then(|s| s.zero));
+        column!("hash", |r| r.hash.as_deref());
+        column!("sketch_path", |r| {
+            r.sketch.as_ref().and_then(dump::Location::path).map(std::path::Path::as_os_str)
+        });
+        column!("sketch_key", |r| r.sketch.as_ref().and_then(dump::Location::key));
         Ok(columns)
     }
 }

@@ -7,6 +7,7 @@ mod compare;
 mod dump;
 mod error;
 mod scan;
+mod summary;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -31,6 +32,9 @@ mod _core {
 
     #[pymodule_export]
     use super::scan::{byte_differences, scan_records, scan_tensors};
+
+    #[pymodule_export]
+    use super::summary::{hash_bytes, hash_record, sketch_layout, summarize_bytes, summarize_record};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -87,6 +87,14 @@ pub struct ProducerStats {
     pub mean: Option<f64>,
     /// L2 norm.
     pub norm: Option<f64>,
+    /// NaN values; where these counts are told, the other numbers are over the finite values.
+    pub nan: Option<u64>,
+    /// +Inf values.
+    pub pos_inf: Option<u64>,
+    /// −Inf values.
+    pub neg_inf: Option<u64>,
+    /// Zeros of either sign.
+    pub zero: Option<u64>,
 }
 
 /// Where a record's bytes are.
@@ -143,6 +151,10 @@ pub struct TensorRecord {
     pub info: Option<TensorInfo>,
     /// Statistics the producer left.
     pub stats: Option<ProducerStats>,
+    /// `algorithm:digits` of the bytes, where the producer left one.
+    pub hash: Option<String>,
+    /// The sketch that [`crate::stats::summary`] made of the bytes.
+    pub sketch: Option<Location>,
     /// Position in execution order within its step and rank.
     pub order: u64,
 }
@@ -259,6 +271,8 @@ impl TensorRecord {
             location,
             info: None,
             stats: None,
+            hash: None,
+            sketch: None,
             order: 0,
         }
     }

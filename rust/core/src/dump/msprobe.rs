@@ -260,6 +260,7 @@ impl<'a> Reader<'a> {
             call: call.number,
             info: read_info(fields),
             stats: read_stats(fields),
+            hash: fields.get("md5").and_then(Value::as_str).map(|hash| format!("msprobe:{hash}")),
             order,
             ..record
         });
@@ -404,8 +405,13 @@ fn read_info(fields: &Map<String, Value>) -> Option<TensorInfo> {
 
 fn read_stats(fields: &Map<String, Value>) -> Option<ProducerStats> {
     let number = |key| fields.get(key).and_then(json::number);
-    let stats =
-        ProducerStats { max: number("Max"), min: number("Min"), mean: number("Mean"), norm: number("Norm") };
+    let stats = ProducerStats {
+        max: number("Max"),
+        min: number("Min"),
+        mean: number("Mean"),
+        norm: number("Norm"),
+        ..ProducerStats::default()
+    };
     (stats != ProducerStats::default()).then_some(stats)
 }
 

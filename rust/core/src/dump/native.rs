@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::walk::{self, file_name};
-use super::{Dump, Location, Problems, Role, TensorRecord, ValueRecord, json};
+use super::{Dump, Location, Problems, ProducerStats, Role, TensorRecord, ValueRecord, json};
 use crate::graph::{self, Draft, Graph};
 use crate::{DType, Error, Result, TensorInfo, format};
 
@@ -88,7 +88,7 @@ fn read_rank(dir: &Path, named: Option<u32>, dump: &mut Dump, problems: &mut Pro
     };
     check_version(&header, &source)?;
     let rank = header.get("rank").and_then(Value::as_u64).map(|r| r as u32).or(named).unwrap_or(0);
-    let graph = read_modules(header.get("modules"), problems);
+    let graph = read_modules(&header, problems);
     match &dump.graph {
         None => dump.graph = Some(graph),
         Some(first) if !same_names(first, &graph) => {
@@ -166,9 +166,11 @@ fn take_list(header: &mut Map<String, Value>, key: &str) -> Vec<Value> {
     }
 }
 
-fn read_modules(modules: Option<&Value>, problems: &mut Problems) -> Graph {
+/// The modules, and below them the functions that were called.
+fn read_modules(header: &Map<String, Value>, problems: &mut Problems) -> Graph {
+    let list = |key| header.get(key).and_then(Value::as_array).into_iter().flatten();
     let mut drafts = Vec::new();
-    for module in modules.and_then(Value::as_array).into_iter().flatten() {
+    for module in list("modules") {
         let Some(name) = module.get("name").and_then(Value::as_str) else {
             problems.count("without a name", "module", module);
             continue;
@@ -180,6 +182,21 @@ fn read_modules(modules: Option<&Value>, problems: &mut Problems) -> Graph {
             params: module.get("params").cloned().unwrap_or(Value::Null),
             parent: text("parent"),
         });
+    }
+    let modules: BTreeSet<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
+    let mut functions = BTreeSet::new();
+    for record in list("records") {
+        let text = |key| record.get(key).and_then(Value::as_str);
+        let (Some(node), Some(op_type)) = (text("node"), text("type")) else { continue };
+        if !modules.contains(node) && functions.insert(node) {
+            let parent = node.rsplit_once('/').map(|(module, _)| module.to_owned());
+            drafts.push(Draft {
+                name: node.to_owned(),
+                op_type: op_type.to_owned(),
+                params: record.get("stack").map_or(Value::Null, |stack| serde_json::json!({"stack": stack})),
+                parent: parent.filter(|module| modules.contains(module)),
+            });
+        }
     }
     graph::assemble(drafts, problems)
 }
@@ -200,8 +217,13 @@ fn name_types(dump: &mut Dump) {
 
 /// Looks every record's bytes up in its file's header, each file once.
 fn locate(dump: &mut Dump, problems: &mut Problems) {
-    let files: BTreeSet<PathBuf> =
-        dump.records.iter().filter_map(|r| r.location.path()).map(Path::to_owned).collect();
+    let files: BTreeSet<PathBuf> = dump
+        .records
+        .iter()
+        .flat_map(|r| [Some(&r.location), r.sketch.as_ref()])
+        .filter_map(|place| place?.path())
+        .map(Path::to_owned)
+        .collect();
     let files: Vec<PathBuf> = files.into_iter().collect();
     let opened: Vec<_> = files.par_iter().map(|file| format::contents(file)).collect();
     let mut places: BTreeMap<(&Path, &str), Location> = BTreeMap::new();
@@ -213,10 +235,10 @@ fn locate(dump: &mut Dump, problems: &mut Problems) {
             Err(error) => problems.add(error.to_string()),
         }
     }
-    for record in &mut dump.records {
-        let Location::Member { file, key } = &record.location else { continue };
+    for place in dump.records.iter_mut().flat_map(|r| [Some(&mut r.location), r.sketch.as_mut()]).flatten() {
+        let Location::Member { file, key } = &*place else { continue };
         match places.get(&(file.as_path(), key.as_str())) {
-            Some(place) => record.location = place.clone(),
+            Some(found) => *place = found.clone(),
             None => problems.count(
                 "not in the file that the manifest names",
                 "tensor",
@@ -265,19 +287,35 @@ impl Reader<'_> {
             dump.values.push(ValueRecord { step, rank, node, call, role, slot, value });
             return Ok(());
         }
-        let location = Location::Member {
-            file: self.inside(text("file").ok_or("neither file nor value")?)?,
-            key: text("key").ok_or("no key")?.to_owned(),
+        let sketch = record.get("sketch").map(|place| self.place(place)).transpose()?;
+        let stats = record.get("stats").map(read_stats);
+        let hash = text("hash").map(str::to_owned);
+        // A record may hold what was computed of the bytes instead of them.
+        let location = if text("file").is_none() && (stats.is_some() || hash.is_some()) {
+            Location::Nowhere
+        } else {
+            self.place(record)?
         };
         dump.records.push(TensorRecord {
             step,
             rank,
             call,
             info: read_info(record),
+            stats,
+            hash,
+            sketch,
             order: number("order").unwrap_or(0),
             ..TensorRecord::new(node, role, slot, location)
         });
         Ok(())
+    }
+
+    fn place(&self, fields: &Value) -> Result<Location, String> {
+        let text = |key: &str| fields.get(key).and_then(Value::as_str);
+        Ok(Location::Member {
+            file: self.inside(text("file").ok_or("neither file nor value")?)?,
+            key: text("key").ok_or("no key")?.to_owned(),
+        })
     }
 
     /// A path that a manifest names, refused when it leads out of the dump.
@@ -287,6 +325,21 @@ impl Reader<'_> {
             return Ok(self.dir.join(relative));
         }
         Err(format!("file {file:?} leads out of the dump"))
+    }
+}
+
+fn read_stats(fields: &Value) -> ProducerStats {
+    let number = |key| fields.get(key).and_then(json::number);
+    let count = |key| fields.get(key).and_then(Value::as_u64);
+    ProducerStats {
+        max: number("max"),
+        min: number("min"),
+        mean: number("mean"),
+        norm: number("norm"),
+        nan: count("nan"),
+        pos_inf: count("pos_inf"),
+        neg_inf: count("neg_inf"),
+        zero: count("zero"),
     }
 }
 

@@ -87,11 +87,15 @@ fn describe(location: &Location) -> Result<Described> {
     }
 }
 
-/// The tensor as the dump describes it, where its file could only hold the same bytes under another type:
-/// safetensors has no complex128 and keeps it as pairs of float64.
+/// The tensor as the dump describes it, where its file holds the same bytes in another shape, or could only hold
+/// them under another type: safetensors has no complex128 and keeps it as pairs of float64.
 fn retyped(tensor: Tensor, info: &TensorInfo) -> Tensor {
+    let reshaped = tensor.info.dtype == info.dtype && tensor.info.checked_numel() == info.checked_numel();
+    if reshaped && tensor.strides.is_none() {
+        return Tensor { info: TensorInfo { acl_format: tensor.info.acl_format, ..info.clone() }, ..tensor };
+    }
     let pairs = tensor.info.shape.last() == Some(&2)
-        && tensor.info.shape[..tensor.info.shape.len() - 1] == info.shape
+        && info.checked_numel().and_then(|n| n.checked_mul(2)) == tensor.info.checked_numel()
         && info.dtype.size() == 2 * tensor.info.dtype.size();
     if pairs && tensor.strides.is_none() && tensor.first.is_multiple_of(2) {
         return Tensor { info: info.clone(), first: tensor.first / 2, ..tensor };

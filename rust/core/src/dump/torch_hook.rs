@@ -318,6 +318,7 @@ impl Statistic {
                 min: json::parse_number(min),
                 mean: json::parse_number(mean),
                 norm: json::parse_number(norm),
+                ..ProducerStats::default()
             },
         })
     }

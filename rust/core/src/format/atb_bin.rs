@@ -262,7 +262,7 @@ fn stats(lines: &BTreeMap<String, String>) -> Option<ProducerStats> {
         return None;
     }
     let [max, min, mean, norm] = names.map(|name| lines.get(name).and_then(|text| text.parse().ok()));
-    Some(ProducerStats { max, min, mean, norm })
+    Some(ProducerStats { max, min, mean, norm, ..ProducerStats::default() })
 }
 
 /// The lines of a header and the offset of the first byte behind it.
@@ -352,8 +352,12 @@ mod tests {
         let alias = header_of(&described("data=3_1_intensor0.bin\n")).unwrap();
         assert_eq!(alias.alias.as_deref(), Some("3_1_intensor0.bin"));
         let stats = header_of(&described("max=1.500000\nmin=-inf\nmean=N/A\nl2norm=2\n")).unwrap().stats;
-        let expected =
-            ProducerStats { max: Some(1.5), min: Some(f64::NEG_INFINITY), mean: None, norm: Some(2.0) };
+        let expected = ProducerStats {
+            max: Some(1.5),
+            min: Some(f64::NEG_INFINITY),
+            norm: Some(2.0),
+            ..ProducerStats::default()
+        };
         assert_eq!(stats, Some(expected));
     }
 

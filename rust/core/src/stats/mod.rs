@@ -11,4 +11,5 @@ pub mod describe;
 pub mod kl;
 pub mod pair;
 pub mod side;
+pub mod summary;
 pub mod ulp;

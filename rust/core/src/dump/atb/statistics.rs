@@ -84,6 +84,7 @@ fn parse(line: &str) -> Option<TensorRecord> {
         min: json::parse_number(min),
         mean: json::parse_number(mean),
         norm: json::parse_number(norm),
+        ..ProducerStats::default()
     };
     Some(TensorRecord {
         phase: Some(phase),
