@@ -72,9 +72,13 @@ class AitSink:
         nbytes = tensor.numel() * tensor.element_size()
         self._background.reserve(nbytes)
         # Made in inference mode, a copy could not be pickled outside of it.
-        with torch.inference_mode(False):
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        copy.copy_(tensor)
+        try:
+            with torch.inference_mode(False):
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            copy.copy_(tensor)
+        except BaseException:
+            self._background.release(nbytes)
+            raise
         name = self._name(record)
         is_weight = record["role"] == "param"
         self._background.submit(lambda: self._save(copy, name, nbytes, is_weight), nbytes)

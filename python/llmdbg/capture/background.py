@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_LOOK_SECONDS = 1.0
+
+
 class StoppedError(Exception):
     """The thread met an error earlier and takes no more work."""
 
@@ -42,16 +45,27 @@ class Background:
             If an earlier job failed.
         """
         with self._room:
-            self._room.wait_for(
-                lambda: self.error or not self._waiting or self._waiting + nbytes <= self._max_bytes
-            )
+            while not self._room.wait_for(lambda: self._has_room(nbytes), timeout=_LOOK_SECONDS):
+                # In a process that was forked the thread is gone and nothing is ever done.
+                if not self._thread.is_alive():
+                    self.error = self.error or StoppedError("the thread that writes has ended")
             if self.error:
                 raise StoppedError
             self._waiting += nbytes
 
+    def release(self, nbytes: int) -> None:
+        """Give back what was reserved for a job that does not come."""
+        with self._room:
+            self._waiting -= nbytes
+            self._room.notify_all()
+
     def submit(self, job: Callable[[], Any], nbytes: int = 0) -> None:
         """Queue `job`; the `nbytes` reserved for it are free again once it is done."""
         self._jobs.put((job, nbytes))
+
+    def _has_room(self, nbytes: int) -> bool:
+        free = not self._waiting or self._waiting + nbytes <= self._max_bytes
+        return free or self.error is not None
 
     def close(self) -> None:
         """Wait for all jobs and end the thread."""

@@ -185,6 +185,11 @@ class TorchCapture:
             return self.path
         if self._sink is None or self._recorder is None:
             raise LlmdbgError("this capture was never started; call start() or use `with`")
+        if os.getpid() != self._pid:
+            # The dump is the parent's to finish.
+            self._state = "stopped"
+            self._remove_hooks()
+            return self.path
         self._state = "stopped"
         atexit.unregister(self._stop_at_exit)
         self._remove_hooks()

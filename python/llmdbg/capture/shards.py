@@ -150,7 +150,12 @@ class ShardWriter:
         mode = "xb"
         for start in range(0, nbytes, self._capacity):
             buffer = self._checkout()
-            buffer.append_bytes(flat[start : start + self._capacity])
+            try:
+                buffer.append_bytes(flat[start : start + self._capacity])
+            except BaseException:
+                self._recycle(buffer)
+                self.background.release(self._capacity)
+                raise
             self._submit_piece(path, mode, header, buffer)
             mode, header = "ab", b""
         self._shard += 1
