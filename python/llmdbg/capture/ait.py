@@ -25,6 +25,8 @@ from llmdbg.capture.encode import to_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmdbg.capture.seen import Same
+
 FORMAT = "llmdbg.ait/1"
 _MAX_NAME = 200
 
@@ -41,7 +43,7 @@ class AitSink:
     # A lone output is `output.pth`, told from a tuple's first by the missing number.
     lone = ""
     # A file holds one shape of its tensor.
-    shapes_matter = True
+    same: Same = "tensor"
 
     def __init__(self, folder: Path, header: dict[str, Any], max_queue_bytes: int) -> None:
         self.folder = process_folder(folder, header)

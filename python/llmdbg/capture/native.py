@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmdbg.capture.reduce import Mode
+    from llmdbg.capture.seen import Same
 
 FORMAT = "llmdbg.dump/1"
 _SEAL_SECONDS = 1.0
@@ -43,7 +44,7 @@ class NativeSink:
     ) -> None:
         self.folder = folder
         # The norms of a sketch are of rows; bytes and their statistics have no shape.
-        self.shapes_matter = mode == "sketch"
+        self.same: Same = "tensor" if mode == "sketch" else "bytes"
         (folder / "data").mkdir(parents=True)
         self._mode = mode
         self._header = {"format": FORMAT, "mode": mode, **header}

@@ -14,18 +14,20 @@ from llmdbg.capture.walk import Leaf, Skipped, Value
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmdbg.capture.seen import Same
+
 Index: TypeAlias = tuple[Any, ...]
 
 
 class Sink(Protocol):
     """Where records go: one per directory layout.
 
-    `lone` is the slot of a result that is a single leaf; `shapes_matter` tells whether the same
-    bytes in another shape must be stored again.
+    `lone` is the slot of a result that is a single leaf; `same` tells what need not be
+    stored again.
     """
 
     lone: str
-    shapes_matter: bool
+    same: Same
 
     @property
     def error(self) -> BaseException | None:
@@ -133,7 +135,7 @@ class Recorder:
         self._cut = cut
         self._folder = folder
         self._sink = sink
-        self._seen = SeenTensors(shapes_matter=sink.shapes_matter)
+        self._seen = SeenTensors(sink.same)
         self._object_slots: dict[str, dict[str, Any]] = {}
 
     def keep(self, call: Call, role: str, leaves: list[Leaf]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from torch.utils.weak import TensorWeakRef
 
 if TYPE_CHECKING:
     import torch
+
+Same: TypeAlias = Literal["never", "tensor", "bytes"]
 
 _PRUNE_AT = 4096
 
@@ -30,17 +32,17 @@ class SeenTensors:
 
     Parameters
     ----------
-    shapes_matter
-        Whether the same bytes in another shape are something else.
+    same
+        What counts as recorded before: nothing, the same bytes in the same shape, or in any.
     """
 
-    def __init__(self, *, shapes_matter: bool = True) -> None:
-        self._shapes_matter = shapes_matter
+    def __init__(self, same: Same = "tensor") -> None:
+        self._same = same
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
     def find(self, tensor: torch.Tensor) -> Any | None:
         """Return what :meth:`add` was given for these very bytes, or None."""
-        if tensor.is_inference():
+        if tensor.is_inference() or self._same == "never":
             return None
         key = self._key(tensor)
         entry = self._entries.get(key)
@@ -59,7 +61,7 @@ class SeenTensors:
 
     def add(self, tensor: torch.Tensor, place: Any) -> None:
         """Remember that `tensor`, as it is now, was recorded at `place`."""
-        if tensor.is_inference():
+        if tensor.is_inference() or self._same == "never":
             return
         if len(self._entries) >= _PRUNE_AT:
             self._entries = {k: e for k, e in self._entries.items() if e.owner() is not None}
@@ -69,7 +71,7 @@ class SeenTensors:
         self._entries[self._key(tensor)] = entry
 
     def _key(self, tensor: torch.Tensor) -> tuple[Any, ...]:
-        if not self._shapes_matter and tensor.is_contiguous():
+        if self._same == "bytes" and tensor.is_contiguous():
             form: tuple[Any, ...] = (tensor.numel(),)
         else:
             form = (tensor.shape, tensor.stride())

@@ -130,7 +130,7 @@ class Wanted:
                     f" (this is rank {min(met)})" if world > 1 and met else ""
                 )
             if name == "steps":
-                return f"step filter matches none of the {forwards} forwards (counted from 0)"
+                return f"the step filter matches none of the {forwards} forwards (counted from 0)"
             return f"{name[:-1]} filter {_spelled(given)} matches none of {sorted(met)}"
         if self.seconds is not None:
             first, last = self.seconds
