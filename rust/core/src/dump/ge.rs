@@ -348,8 +348,13 @@ fn statistics(path: &Path) -> Vec<Result<Statistic, String>> {
             };
             let slot = cell(index).filter(|slot| is_number(slot)).ok_or("without an index")?.to_owned();
             let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
-            let stats =
-                ProducerStats { max: number(max), min: number(min), mean: number(mean), norm: number(norm) };
+            let stats = ProducerStats {
+                max: number(max),
+                min: number(min),
+                mean: number(mean),
+                norm: number(norm),
+                ..ProducerStats::default()
+            };
             Ok(Statistic { role, slot, info: info(dtype, shape), stats })
         })
         .collect()
