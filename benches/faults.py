@@ -71,7 +71,8 @@ class Arena:
         self.golden = work / "golden"
         self.capture(subject.model, self.golden)
         self.clean: dict[str, Path] = {}
-        for name, dtype in DTYPES.items():
+        for name in subject.dtypes:
+            dtype = DTYPES[name]
             self.clean[name] = work / f"clean-{name}"
             self.capture(copy.deepcopy(subject.model).to(dtype), self.clean[name])
 
@@ -135,11 +136,12 @@ def cases(
     """Run every kind `rounds` times on every model, and every model clean."""
     for make in (fault_models.MODELS[name] for name in models or fault_models.SMALL):
         arena = Arena(make(seed), work / "arena", weights=weights)
-        for dtype in DTYPES:
+        for dtype in arena.subject.dtypes:
             yield arena.judge_clean(dtype)
         for number in range(rounds):
             for at, kind in enumerate(kinds or fault_kinds.KINDS):
-                chosen = list(DTYPES)[(at + number + seed) % len(DTYPES)]
+                dtypes = arena.subject.dtypes
+                chosen = dtypes[(at + number + seed) % len(dtypes)]
                 with contextlib.suppress(fault_kinds.NotHereError):
                     yield arena.judge_fault(kind, chosen, seed * 1_000_003 + number * 1009 + at)
         shutil.rmtree(work / "arena", ignore_errors=True)

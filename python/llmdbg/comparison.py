@@ -203,7 +203,7 @@ def compare(
     verdict = verdicts.judge(
         frame,
         golden_dump.graph,
-        checker=verdicts.checker(golden_dump, candidate_dump, shadow),
+        checker=verdicts.Checker(golden_dump, candidate_dump, shadow),
         calibration=calibration,
         parameters=verdicts.parameter_differences(
             golden_dump.graph, candidate_dump.graph, dict(named.iter_rows())

@@ -29,10 +29,11 @@ def test_a_run_that_only_rounds_is_clean(golden, captured, dtype, weights):
 def test_one_per_cent_is_seen_under_the_noise_of_the_layers_above(golden, captured):
     name = "model.layers.2.self_attn.v_proj"
     culprit, result = culprit_of(golden, captured(change_output(name, lambda y: y * 1.01)))
+    assert culprit.patterns[0].startswith("a constant factor of 1.01")
     assert (culprit.golden, culprit.kind) == (name, "operator")
     # 1 % of what bfloat16 rounds by 0.166 %: hypot(1, 0.166) / 0.166, less the δ of both.
     row = result.frame.filter(golden_node=name, role="output", step=0)
-    assert row["shadow_ratio"][0] == pytest.approx(5.0, abs=1.0)
+    assert row["shadow_ratio"][0] == pytest.approx(5.0, abs=1.2)
     assert row["introduced"][0] == pytest.approx(0.0101, abs=5e-4)
     without = llmdbg.compare(
         golden, captured(change_output(name, lambda y: y * 1.01)), shadow="off"
@@ -51,6 +52,7 @@ def test_one_wrong_token_is_named_by_its_row(golden, captured):
     culprit, _ = culprit_of(golden, captured(change_output(name, repeat)))
     assert culprit.golden == name
     assert any("token 5" in e for e in culprit.evidence)
+    assert culprit.patterns[0].startswith("wrong row: row 5 is what row 4 should be")
     assert any(e.startswith("its inputs are clean") for e in culprit.evidence)
 
 
@@ -158,3 +160,20 @@ def test_a_tensor_that_is_gone_leaves_a_verdict(golden, captured):
     shard.write_bytes(shard.read_bytes()[:200])
     result = llmdbg.compare(golden, candidate, kl=False)
     assert result.verdict in ("diverged", "undecided")
+
+
+def test_what_was_done_instead_is_named(golden, captured):
+    def activation(model):
+        model.model.layers[1].mlp.act_fn = torch.nn.GELU()
+
+    culprit, _ = culprit_of(golden, captured(activation))
+    assert culprit.golden == "model.layers.1.mlp.act_fn"
+    assert culprit.patterns[0].startswith("gelu")
+
+    def transposed(model):
+        weight = model.model.layers[1].self_attn.o_proj.weight
+        weight.data = weight.data.T.contiguous()
+
+    culprit, _ = culprit_of(golden, captured(transposed, weights=False))
+    assert culprit.golden == "model.layers.1.self_attn.o_proj"
+    assert culprit.patterns[0].startswith("the transposed weight instead of the weight")

@@ -5,17 +5,17 @@ from llmdbg.verdict.gates import Gate, GateResult
 from llmdbg.verdict.model import Finding, State, Verdict
 from llmdbg.verdict.parameters import parameter_differences
 from llmdbg.verdict.rule import judge
-from llmdbg.verdict.shadow import Mode, checker
+from llmdbg.verdict.shadow import Checker, Mode
 
 __all__ = [
     "Calibration",
+    "Checker",
     "Finding",
     "Gate",
     "GateResult",
     "Mode",
     "State",
     "Verdict",
-    "checker",
     "judge",
     "parameter_differences",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -234,6 +234,19 @@ class _Core:
     interleaved: bool
     past: bool
     weights: bool
+    shown: int = 0
+
+    @property
+    def head(self) -> int | None:
+        """Channels of one head in the result."""
+        return None if self.weights else self.size
+
+    def alternatives(self) -> dict[str, Formula]:
+        """Give what this code may do instead, when it is wrong."""
+        return {
+            "a mask that shows one key too many": replace(self, shown=1),
+            "a mask that hides one key too many": replace(self, shown=-1),
+        }
 
     def __call__(self, source: Source, precision: Precision) -> Array:
         parts = self.parts
@@ -255,6 +268,9 @@ class _Core:
             else:
                 mask = given.astype(np.float64)
             mask = mask[..., -rows:, :columns]
+        if self.shown:
+            at = np.arange(columns - rows, columns)[:, None] + self.shown
+            mask = np.where(np.arange(columns)[None, :] <= np.maximum(at, 0), 0.0, -np.inf)
         softcap = self.around.params.get("attn_logit_softcapping")
         softcap = float(softcap) if isinstance(softcap, (int, float)) else None
         chosen = self.around.rows

@@ -19,6 +19,7 @@ from llmdbg.verdict.floor import grown
 from llmdbg.verdict.flow import Flow, Work, flow_of
 from llmdbg.verdict.kin import Outlier, outliers
 from llmdbg.verdict.model import Finding, Outcome, State, Verdict
+from llmdbg.verdict.patterns import patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,11 +42,10 @@ SHADOW_SUSPECT, SHADOW_FAIL = 2.0, 3.0
 """Device error over trusted error, where a golden operator could be computed."""
 SHADOW_KIN_FACTOR = 1.7
 """Between SUSPECT and FAIL: so many times what is usual for the same work elsewhere is FAIL too."""
-SHADOW_ROW_FAIL, SHADOW_CHANNEL_FAIL = 5.0, 8.0
+SHADOW_ROW_FAIL, SHADOW_CHANNEL_FAIL = 4.0, 6.0
 """The same for the worst row and the worst channel."""
-# Few elements scatter more (the factor is torch/_dynamo/utils.py:same's).
-_SMALL, _SMALL_FACTOR = 128, 8 / 3
 _WEIGHT_PART_FACTOR = 20.0
+_MOST_EXPLAINED = 3
 # What follows a fault is fed values unlike any other layer's: only a second fault stands out so.
 _SECOND_FAULT_FACTOR = 6.0
 
@@ -81,12 +81,12 @@ def judge(
     calls = calls_of(rows)
     flow = flow_of(calls)
     judgement = _Judgement(rows, flow, calls, calibration)
-    checks = {} if checker is None else checker(rows, flow, judgement.floors)
+    checks = {} if checker is None else checker.checks(rows, flow, judgement.floors)
     judgement.judge_works(checks)
     judgement.judge_weights(calls)
     judgement.judge_parameters(calls, parameters)
     judgement.judge_rest()
-    return judgement.verdict(checks)
+    return judgement.verdict(checks, checker)
 
 
 class _Judgement:
@@ -235,7 +235,7 @@ class _Judgement:
         self, row: Row, check: Check | None, dirty: list[Row], *, after: bool
     ) -> None:
         off = self._off(row)
-        if check is not None and check.ratio > SHADOW_SUSPECT * _ladder(row):
+        if check is not None and check.ratio > SHADOW_SUSPECT:
             reason = f"{words.factor(check.ratio)} the error of {check.operator} done right"
             self._set(row, State.SUSPECT, reason)
         elif not off:
@@ -472,9 +472,12 @@ class _Judgement:
         names = [r.cells["candidate_node"] for r in rows if r.cells["candidate_node"] is not None]
         return names[0] if names else work.node
 
-    def verdict(self, checks: Mapping[int, Check]) -> Verdict:
+    def verdict(self, checks: Mapping[int, Check], checker: Checker | None) -> Verdict:
         states = [s if s is not None else State.UNDECIDED for s in self.states]
         findings = _merge(f for _, f in sorted(self.findings, key=lambda pair: pair[0]))
+        if checker is not None:
+            first = [self._explained(f, checker) for f in findings[:_MOST_EXPLAINED]]
+            findings[: len(first)] = first
         culprit = findings[0] if findings else None
         outcome = _outcome(states, self.rows, culprit)
         ratios = [
@@ -492,6 +495,12 @@ class _Judgement:
             floors=self.floors,
             more=self._more(checks, ratios),
         )
+
+    def _explained(self, finding: Finding, checker: Checker) -> Finding:
+        """Say what the error looks like, which takes reading the tensors again."""
+        work = next((w for w in self.flow.works if w.outputs[0].index == finding.row), None)
+        evidence = None if work is None else checker.evidence(work)
+        return finding if evidence is None else replace(finding, patterns=patterns(evidence))
 
     def _more(
         self, checks: Mapping[int, Check], ratios: list[float | None]
@@ -523,14 +532,13 @@ def _accused_by_check(row: Row, check: Check) -> tuple[str, str] | None:
             "from the same inputs, is finite",
         )
     floor = f"({check.device:.1e} against {check.trusted:.1e})"
-    ladder = _ladder(row)
-    if check.ratio > SHADOW_FAIL * ladder:
+    if check.ratio > SHADOW_FAIL:
         return "operator", (
             f"error introduced here is {words.factor(check.ratio)} the "
             f"{words.floor_name(row)} {floor}"
         )
     unlike = check.usual is not None and check.ratio > SHADOW_KIN_FACTOR * check.usual
-    if unlike and check.ratio > SHADOW_SUSPECT * ladder:
+    if unlike and check.ratio > SHADOW_SUSPECT:
         return "operator", (
             f"error introduced here is {words.factor(check.ratio)} the {words.floor_name(row)} "
             f"{floor}; the same operator elsewhere has {words.factor(check.usual or 0.0)}"
@@ -547,10 +555,6 @@ def _accused_by_check(row: Row, check: Check) -> tuple[str, str] | None:
             f"{words.floor_name(row)}, {words.factor(check.ratio)} over the whole {floor}"
         )
     return None
-
-
-def _ladder(row: Row) -> float:
-    return _SMALL_FACTOR if row.elements is not None and row.elements <= _SMALL else 1.0
 
 
 def _equal(row: Row) -> bool:

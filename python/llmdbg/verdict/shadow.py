@@ -3,31 +3,35 @@
 A formula is first held against the golden run: only one that gives golden's dumped output from
 golden's dumped inputs is used. It is then computed from the candidate's inputs, in float64 (G) and
 rounded as the candidate's dtype rounds (C), and the candidate's output D is judged by
-``R = (‖D − G‖ + δ) / (‖C − G‖ + δ)``, norms relative to ‖G‖ and δ an eighth of the dtype's unit
-roundoff; per row likewise.
+``R = (‖D − G‖ + δ) / (‖C − G‖ + δ) / s``, norms relative to ‖G‖, δ an eighth of the dtype's unit
+roundoff, and s = 1 + 3/√n for the scatter of n values that carry the norm; per row likewise.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llmdbg.golden import EXACT, Case, Operator, Precision, operator_for
-from llmdbg.verdict.calls import Row
+from llmdbg.golden.activation import ACTIVATIONS
 from llmdbg.verdict.floor import storage_floor, unit_roundoff
-from llmdbg.verdict.flow import Flow, Work
-from llmdbg.verdict.gaps import Surroundings, Trial, shape_of, trials
+from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
 from llmdbg.verdict.kin import MIN_KIN, in_question
+from llmdbg.verdict.patterns import Evidence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from llmdbg.dump import Dump
     from llmdbg.golden.precision import Array
+    from llmdbg.verdict.calls import Row
+    from llmdbg.verdict.flow import Flow, Work
 
 Mode = Literal["auto", "on", "off"]
 
@@ -45,10 +49,7 @@ _MOST_ROWS = 64
 _MIN_ROWS_TO_FIT = 8
 _MIN_WIDTH = 32
 _MIN_ROWS_PER_CHANNEL = 16
-
-
-Checker = Callable[[list[Row], Flow, list[float | None]], dict[int, "Check"]]
-"""Makes the checks of a comparison: rows, flow and noise floors in, checks by work out."""
+_SCATTER = 3.0
 
 
 @dataclass(frozen=True)
@@ -95,30 +96,37 @@ class Check:
     usual: float | None = None
 
 
-def checker(golden: Dump, candidate: Dump, mode: Mode) -> Checker | None:
-    """Return what makes the shadow checks of two dumps.
+class Checker:
+    """Makes the shadow checks of two dumps.
 
     Parameters
     ----------
     golden, candidate : Dump
     mode : {"auto", "on", "off"}
         ``on`` checks every work that has a golden operator; ``auto`` too while the tensors are
-        few, else only what the screening puts in question.
+        few, else only what the screening puts in question; ``off`` checks none.
     """
-    if mode == "off":
-        return None
 
-    def check(rows: list[Row], flow: Flow, floors: list[float | None]) -> dict[int, Check]:
-        shadow = Shadow(golden, candidate, rows, flow)
+    def __init__(self, golden: Dump, candidate: Dump, mode: Mode) -> None:
+        self._golden, self._candidate, self._mode = golden, candidate, mode
+        self._shadow: Shadow | None = None
+
+    def checks(self, rows: list[Row], flow: Flow, floors: list[float | None]) -> dict[int, Check]:
+        """Return the checks by number of the work in `flow`."""
+        self._shadow = shadow = Shadow(self._golden, self._candidate, rows, flow)
         numbers: Iterable[int] = range(len(flow.works))
-        if mode == "auto" and sum(r.elements or 0 for r in rows) > _AUTO_ELEMENTS:
+        if self._mode == "off":
+            return {}
+        if self._mode == "auto" and sum(r.elements or 0 for r in rows) > _AUTO_ELEMENTS:
             bounds = {i: floors[w.outputs[0].index] for i, w in enumerate(flow.works)}
             scores = in_question(dict(enumerate(flow.works)), bounds)
             numbers = sorted(sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST])
         made = ((i, shadow.check(flow.works[i])) for i in numbers)
         return _beside_kin({i: c for i, c in made if c is not None}, flow)
 
-    return check
+    def evidence(self, work: Work) -> Evidence | None:
+        """Return both sides of a work's output, for a look at the error's pattern."""
+        return None if self._shadow is None else self._shadow.evidence(work)
 
 
 def _beside_kin(checks: dict[int, Check], flow: Flow) -> dict[int, Check]:
@@ -166,6 +174,7 @@ class Shadow:
                 if best is None or _height(work) > _height(best):
                     self._largest[work.node] = work
         self._known: dict[str, str] = {}
+        self._proven: dict[int, Trial] = {}
 
     def check(self, work: Work) -> Check | None:
         """Hold one piece of work against its golden operator; None where none can be computed."""
@@ -176,11 +185,58 @@ class Shadow:
             for trial in self._ordered(work):
                 if all(_readable(r) for r in trial.uses) and self._holds(trial, work):
                     self._known[work.family] = trial.key
+                    self._proven[id(work)] = trial
                     return self._judged(trial, work)
         except (OSError, ValueError, MemoryError):
             # A tensor that cannot be read or shaped is told of by its own row.
             return None
         return None
+
+    def evidence(self, work: Work) -> Evidence | None:
+        """Return a work's output as it is and as it should be, as far as both can be read."""
+        target = work.outputs[0]
+        if not _readable(target) or not target.rounds:
+            return None
+        rows = self._chosen_rows(work)
+        dtype = _plain(target.cells["my_dtype"])
+        noise = max(storage_floor(dtype or "") or 0.0, target.floor or 0.0)
+        side = _Side(self._candidate, "candidate_record", rows, EXACT)
+        trial = self._proven.get(id(work))
+        try:
+            with np.errstate(all="ignore"):
+                if trial is None:
+                    golden = _Side(self._golden, "golden_record", rows, EXACT)
+                    actual, expected = side.rows(target), golden.rows(target)
+                    return Evidence(actual, expected, noise, dtype, rows)
+                return self._explained(trial, work, replace(side, stored=self._stored_as(work)))
+        except (OSError, ValueError, MemoryError):
+            return None
+
+    def _explained(self, trial: Trial, work: Work, side: _Side) -> Evidence:
+        target, formula = work.outputs[0], trial.formula
+        expected, actual = formula(side, EXACT), side.rows(target)
+        products, intended = None, trial.name
+        others: dict[str, Formula] = {}
+        if isinstance(formula, OperatorFormula):
+            actual = formula.of_columns(actual)
+            others, intended = formula.alternatives()
+            if formula.operator.by_columns:
+                products = shape_of(work.inputs[0])[-1]
+        elif hasattr(formula, "alternatives"):
+            others = formula.alternatives()
+        dtype = _coarsest([target, *trial.uses])
+        noise = storage_floor(dtype or "") or 0.0
+        alternatives: dict[str, Callable[[], Array]] = {
+            n: partial(f, side, EXACT) for n, f in others.items()
+        }
+        head = getattr(formula, "head", None)
+        return Evidence(
+            actual, expected, noise, dtype, side.chosen, head, products, alternatives, intended
+        )
+
+    def _stored_as(self, work: Work) -> Precision:
+        dtype = _coarsest([work.outputs[0], *work.inputs[:1]])
+        return Precision(self._stored.get((work.node, "weight"), dtype))
 
     # -- which formula ------------------------------------------------------------------------
 
@@ -205,7 +261,7 @@ class Shadow:
                 yield Trial(
                     f"{operator.name}:{variant}:{number}",
                     operator.name,
-                    _OperatorFormula(self, work, operator, formula, weights, rows),
+                    OperatorFormula(self, work, operator, formula, weights, rows),
                     [r for r in work.inputs if r.rounds][:1] or work.inputs[:1],
                     operator.rounds_once,
                 )
@@ -275,7 +331,7 @@ class Shadow:
                 # Shapes that do not fit: not this formula.
                 return False
             actual = side.rows(target)
-            if isinstance(trial.formula, _OperatorFormula):
+            if isinstance(trial.formula, OperatorFormula):
                 actual = trial.formula.of_columns(actual)
             if expected.shape != actual.shape:
                 return False
@@ -300,7 +356,7 @@ class Shadow:
             rounded = precision(exact) if trial.rounds_once else trial.formula(side, precision)
             actual = side.rows(target)
             columns = None
-            if isinstance(trial.formula, _OperatorFormula):
+            if isinstance(trial.formula, OperatorFormula):
                 actual = trial.formula.of_columns(actual)
                 columns = trial.formula.columns
             check = _compare(actual, exact, rounded, dtype)
@@ -335,7 +391,7 @@ class _Side:
 
 
 @dataclass
-class _OperatorFormula:
+class OperatorFormula:
     """A registered operator's formula, bound to one call."""
 
     shadow: Shadow
@@ -355,6 +411,7 @@ class _OperatorFormula:
             self.columns = np.unique(np.concatenate([chosen, np.asarray(extra, np.int64)]))
 
     def __call__(self, side: Any, precision: Precision) -> Array:
+        """Return the operator's first output, as far as it is computed."""
         case = Case(
             [side.array(r) for r in self.work.inputs if _readable(r)],
             self.weights,
@@ -364,6 +421,19 @@ class _OperatorFormula:
             self.columns,
         )
         return self.formula(case, precision)[0]
+
+    def alternatives(self) -> tuple[dict[str, Any], str]:
+        """Give what this operator may be mistaken for, and the name of what it is."""
+        if self.operator.name == "activation":
+            names = list(ACTIVATIONS)
+            own = names[self.operator.formulas.index(self.formula)]
+            others = dict(zip(names, self.operator.formulas, strict=True))
+            return {n: replace(self, formula=f) for n, f in others.items() if n != own}, own
+        weight = self.weights.get("weight")
+        if self.operator.by_columns and weight is not None and weight.shape[0] == weight.shape[1]:
+            turned = self.weights | {"weight": weight.T}
+            return {"the transposed weight": replace(self, weights=turned)}, "the weight"
+        return {}, self.operator.name
 
     def of_columns(self, matrix: Array) -> Array:
         """Return the columns that the formula computes."""
@@ -397,7 +467,7 @@ def _compare(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> 
         channel_ratio = float(_ratios(device, trusted, g, e_trusted, delta, axis=0).max())
     return Check(
         "",
-        (e_device + delta) / (e_trusted + delta),
+        (e_device + delta) / (e_trusted + delta) / float(_scatter(g)),
         row_ratio,
         row,
         channel_ratio,
@@ -411,13 +481,26 @@ def _compare(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> 
 def _ratios(
     device: Array, trusted: Array, g: Array, overall: float, delta: float, axis: int
 ) -> Array:
+    """Return R along one axis, less what few values scatter."""
     size = np.sqrt(np.square(g).sum(axis))
     # What is nearly zero beside its neighbours has no relative error of its own.
     size = np.maximum(size, 1e-3 * np.sqrt(np.square(size).mean()))
     size = np.where(size > 0, size, 1.0)
     d = np.sqrt(np.square(device).sum(axis)) / size
     t = np.sqrt(np.square(trusted).sum(axis)) / size
-    return np.asarray((d + delta) / (np.maximum(t, overall) + delta))
+    return np.asarray((d + delta) / (np.maximum(t, overall) + delta) / _scatter(g, axis))
+
+
+def _scatter(g: Array, axis: int | None = None) -> Array:
+    """Return by how much a root mean square of rounding errors may exceed its expectation.
+
+    One value alone errs by up to 2.4 times its root mean square, and a tensor whose norm sits in a
+    few values is like one of that few: n = (Σg²)² / Σg⁴.
+    """
+    square = np.square(g)
+    fourth = np.square(square).sum(axis)
+    few = np.square(square.sum(axis)) / np.where(fourth > 0, fourth, 1.0)
+    return np.asarray(1.0 + _SCATTER / np.sqrt(np.maximum(few, 1.0)))
 
 
 def _relative(difference: Array, reference: Array) -> float:
