@@ -47,6 +47,7 @@ JUDGED = (
     "golden_max_value",
     "golden_mean_value",
     "max_absolute_error",
+    "golden_at_max_abs",
     "cosine_similarity",
     "golden_rms",
     "candidate_rms",

@@ -13,6 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmdbg.verdict.floor import unit_roundoff
+
 if TYPE_CHECKING:
     from llmdbg.verdict.calibration import Calibration
     from llmdbg.verdict.calls import Row
@@ -24,6 +26,8 @@ _MIN_SPREAD = 0.15
 _BEYOND = 3.0
 _PARALLEL = 0.5
 _QUESTION = 1.5
+_SHARE_OF_ONE = 0.3
+_FEW_ROUNDINGS = 6.0
 # Two clean runs are within a sixth of each other; decode steps, of few values, within a half.
 _CLEAN_FACTOR = 2.0
 # Rows and channels are judged by their worst, which scatters more than the whole.
@@ -71,7 +75,8 @@ def outliers(
             factor = math.exp(logs[number] - middle)
             z = (logs[number] - middle) / max(spread, _MIN_SPREAD)
             beyond = _is_beyond(works[number], floors[number], measure)
-            if z > OUTLIER_Z and factor > least and beyond:
+            one = _is_rounding_of_one(works[number].outputs[0])
+            if z > OUTLIER_Z and factor > least and beyond and not one:
                 reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
                 found.setdefault(number, Outlier(factor, reason))
     for number, outlier in _scaled(works, floors).items():
@@ -157,6 +162,7 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
                 floor is not None
                 and error
                 and abs(off) > _PARALLEL * error
+                and not _is_rounding_of_one(work.outputs[0])
                 and abs(off) > _BEYOND * floor
                 and abs(off) > 3.0 * max(map(abs, given), default=0.0)
                 and abs(off - middle) > OUTLIER_Z * max(spread, floor / 3)
@@ -165,6 +171,21 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
                 words = f"it is {1.0 + off:.4f} times what it should be, throughout"
                 found[number] = Outlier(factor, words)
     return found
+
+
+def _is_rounding_of_one(row: Row) -> bool:
+    """Whether the error is mostly that of one value, which is off by what a few roundings do.
+
+    LLMs have values a thousand times their neighbours: the norm, and the error, sit in them.
+    """
+    worst, value, rms = (
+        row.number(c) for c in ("max_absolute_error", "golden_at_max_abs", "golden_rms")
+    )
+    if worst is None or not value or not rms or not row.error or not row.elements:
+        return False
+    share = worst**2 / (row.error * rms) ** 2 / row.elements
+    rounding = max(unit_roundoff(row.cells[c]) for c in ("golden_dtype", "my_dtype"))
+    return share > _SHARE_OF_ONE and worst <= _FEW_ROUNDINGS * rounding * abs(value)
 
 
 def _kin_of(works: dict[int, Work], values: dict[int, float]) -> dict[int, list[float]]:

@@ -22,7 +22,7 @@ from llmdbg.golden import EXACT, Case, Operator, Precision, operator_for
 from llmdbg.golden.activation import ACTIVATIONS
 from llmdbg.verdict.floor import storage_floor, unit_roundoff
 from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
-from llmdbg.verdict.kin import MIN_KIN, in_question
+from llmdbg.verdict.kin import MIN_KIN, in_question, outliers
 from llmdbg.verdict.patterns import Evidence
 
 if TYPE_CHECKING:
@@ -117,10 +117,14 @@ class Checker:
         numbers: Iterable[int] = range(len(flow.works))
         if self._mode == "off":
             return {}
-        if self._mode == "auto" and sum(r.elements or 0 for r in rows) > _AUTO_ELEMENTS:
-            bounds = {i: floors[w.outputs[0].index] for i, w in enumerate(flow.works)}
-            scores = in_question(dict(enumerate(flow.works)), bounds)
-            numbers = sorted(sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST])
+        values = sum(r.elements or 0 for r in rows if r.cells["role"] != "param")
+        if self._mode == "auto" and values > _AUTO_ELEMENTS:
+            works = dict(enumerate(flow.works))
+            bounds = {i: floors[w.outputs[0].index] for i, w in works.items()}
+            scores = in_question(works, bounds)
+            most = sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST]
+            # Whoever would be accused without a check gets one, the first ones first.
+            numbers = sorted({*most, *sorted(outliers(works, bounds))[:_AUTO_MOST]})
         made = ((i, shadow.check(flow.works[i])) for i in numbers)
         return _beside_kin({i: c for i, c in made if c is not None}, flow)
 
