@@ -132,6 +132,7 @@ def frame(rows: list[Row]) -> pl.DataFrame:
         "findings": pl.String,
         **dict.fromkeys(("headroom_bits", "range_bits", *_REAL), pl.Float64),
         **dict.fromkeys(_WHOLE, pl.Int64),
+        "spread": pl.Float64,
         "constant": pl.Boolean,
         **dict.fromkeys(("path", "key", "note", "reason"), pl.String),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmdbg.scan import cause as causes
+from llmdbg.scan import ranks
 from llmdbg.scan.health import LARGEST, Row, is_bad, is_mask
 from llmdbg.scan.model import Finding, Level
 from llmdbg.verdict.model import shown_node
@@ -47,11 +48,16 @@ def nonfinite(passes: list[Pass], tensors: Tensors) -> list[Finding]:
     """Return the origin of each pass, and values that are not finite but reach no result."""
     findings: list[Finding] = []
     seen: dict[tuple[str, str], int] = {}
+    entered: list[tuple[Pass, Origin, int | None]] = []
     for one in passes:
         judge = _Judge(tensors)
         origin = first_origin(one, judge)
         if origin is None:
             findings += _harmless(one, judge)
+            continue
+        source = ranks.through_collective(origin.call, one.step, passes, judge.bad)
+        if source is not None:
+            entered.append((one, origin, source))
             continue
         finding = _tell(origin, one, tensors)
         place = finding.node, finding.kind
@@ -62,6 +68,16 @@ def nonfinite(passes: list[Pass], tensors: Tensors) -> list[Finding]:
             continue
         seen[place] = len(findings)
         findings.append(finding)
+    for one, origin, source in entered:
+        text = f"rank {one.rank} gets it from rank {source} through {_name(origin.call)}"
+        findings = [
+            replace(
+                f, evidence=(*f.evidence, text), details=f.details | {"through": origin.call.node}
+            )
+            if f.level is Level.ERROR and (f.step, f.rank) == (one.step, source)
+            else f
+            for f in findings
+        ]
     return findings
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmdbg.dump import open_dump
 from llmdbg.errors import UserError
-from llmdbg.report.text import ranges
-from llmdbg.scan import growth, health, origin, rules
+from llmdbg.report.text import ranges as shown_ranges
+from llmdbg.scan import growth, health, origin, overwritten, ranks, rules, runs
 from llmdbg.scan.model import Finding, Level, Scan, in_order
 from llmdbg.scan.passes import passes
 from llmdbg.scan.tensors import Tensors
@@ -35,6 +36,7 @@ def scan(
     ----------
     *paths : path
         One dump of any layout, a folder of tensors, a tensor file or a safetensors checkpoint.
+        Several are recordings of one run, held against the first bit by bit.
     step, rank : int or sequence of int, optional
         Look at these only.
     threads : int
@@ -61,17 +63,31 @@ def scan(
         raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
     dump = open_dump(paths[0])
     rows = _wanted(health.table(dump, threads=threads, progress=progress), dump, step, rank)
-    findings = examine(rows, dump)
-    return conclude(paths, dump, rows, findings)
+    findings = examine(rows, dump, threads=threads)
+    if len(paths) == 1:
+        return conclude(paths, dump, rows, findings)
+    spread = runs.Spread()
+    for path in paths[1:]:
+        spread.add(rows, dump, open_dump(path), threads=threads, progress=progress)
+    findings += runs.nondeterminism(rows, spread)
+    for row in rows:
+        row["spread"] = spread.relative_l2.get(row["row"])
+    equal = len(rows) - len(spread.differs)
+    notes = [f"{equal} of {len(rows)} tensors are bitwise equal in all {len(paths)} runs"]
+    found = conclude(paths, dump, rows, findings, notes=[*notes, *spread.missing])
+    calibration = spread.calibration(rows, [os.fspath(path) for path in paths])
+    return replace(found, calibration=calibration)
 
 
-def examine(rows: list[Row], dump: Dump) -> list[Finding]:
+def examine(rows: list[Row], dump: Dump, *, threads: int = 0) -> list[Finding]:
     """Apply every rule for one dump to its tensors' health."""
     tensors = Tensors(dump)
-    runs = passes(rows)
-    findings = origin.nonfinite(runs, tensors)
-    findings += growth.growth(runs)
-    findings += rules.finite_anomalies(runs)
+    calls = passes(rows)
+    findings = origin.nonfinite(calls, tensors)
+    findings += overwritten.overwritten(rows, dump, tensors, threads=threads)
+    findings += ranks.across_ranks(calls, rows, dump, tensors)
+    findings += growth.growth(calls)
+    findings += rules.finite_anomalies(calls)
     loose = [row for row in rows if row["role"] not in ("input", "output")]
     known = {finding.row for finding in findings}
     findings += [f for f in rules.loose_anomalies(loose) if f.row not in known]
@@ -109,8 +125,6 @@ def conclude(
 
 
 def _at(finding: Finding, row: int | None) -> Finding:
-    from dataclasses import replace
-
     return replace(finding, row=row)
 
 
@@ -130,7 +144,7 @@ def _wanted(
     if rows and not chosen:
         raise UserError(
             "no tensor of that step and rank; "
-            f"steps: {ranges(dump.steps)}, ranks: {ranges(dump.ranks)}"
+            f"steps: {shown_ranges(dump.steps)}, ranks: {shown_ranges(dump.ranks)}"
         )
     return chosen
 
