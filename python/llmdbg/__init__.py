@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmdbg.comparison import Result, compare
     from llmdbg.dump import Dump, open_dump
     from llmdbg.reading import read_tensor, read_tensors
+    from llmdbg.scan.watch import watch
 
 __all__ = [
     "CaptureWarning",
@@ -37,6 +38,7 @@ __all__ = [
     "read_tensor",
     "read_tensors",
     "register_hook",
+    "watch",
 ]
 
 # Loaded when asked for, so that `import llmdbg` stays a matter of milliseconds.
@@ -56,6 +58,7 @@ _HOMES = {
     "read_tensor": "llmdbg.reading",
     "read_tensors": "llmdbg.reading",
     "register_hook": "llmdbg.capture",
+    "watch": "llmdbg.scan.watch",
 }
 
 

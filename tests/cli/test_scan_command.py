@@ -72,6 +72,9 @@ def test_an_earlier_report_is_kept(dump, tmp_path):
         ([], "a dump is needed"),
         (["nowhere"], "No such file"),
         (["d", "--step", "7"], "steps: 0, ranks: 0"),
+        (["d", "--exit"], "add --exec"),
+        (["d", "--exec", "true"], "either dumps or a command"),
+        (["d", "--save-calibration", "c.json"], "needs several runs"),
     ],
 )
 def test_mistakes_are_one_line(dump, words, message):

@@ -87,9 +87,9 @@ class TorchSettings:
         )
 
 
-def install() -> None:
-    """Record the first model this process calls, as the environment's settings say."""
-    injector = _Injector(TorchSettings.from_text(os.environ[SETTINGS]))
+def install(injector: Injector | None = None) -> None:
+    """Give the first model this process calls to `injector`, or record it as SETTINGS says."""
+    injector = injector or Injector(TorchSettings.from_text(os.environ[SETTINGS]))
     module = sys.modules.get(_HOME_OF_MODULE)
     if module is not None:
         injector.watch(module)
@@ -100,7 +100,7 @@ def install() -> None:
 class _AfterImport(MetaPathFinder):
     """Hands the module that defines `torch.nn.Module` over as soon as it is imported."""
 
-    def __init__(self, injector: _Injector) -> None:
+    def __init__(self, injector: Injector) -> None:
         self._injector = injector
 
     def find_spec(
@@ -125,7 +125,7 @@ class _AfterImport(MetaPathFinder):
         return spec
 
 
-class _Injector:
+class Injector:
     """Waits for the outermost module that runs a forward, and captures it."""
 
     def __init__(self, settings: TorchSettings) -> None:

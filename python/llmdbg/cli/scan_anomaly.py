@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
 from llmdbg.cli.progress import progress as progress_bar
@@ -15,11 +16,15 @@ from llmdbg.cli.progress import progress as progress_bar
 if TYPE_CHECKING:
     from llmdbg.scan.model import Scan
 
+COMMAND = "llmdbg.command"
 EXAMPLES = """Examples:
 
 \b
   llmdbg scan-anomaly dumps/candidate
   llmdbg scan-anomaly model.safetensors --json
+  llmdbg scan-anomaly run1 run2 run3 --save-calibration calibration.json
+  llmdbg scan-anomaly --exec "python run.py"
+  llmdbg scan-anomaly --type overflow --exit -o out --exec "bash run_atb.sh"
 
 Exit code: 0 clean, 1 findings, 2 error."""
 
@@ -40,15 +45,59 @@ class Format(StrEnum):
     JSONL = "jsonl"
 
 
+class CheckType(StrEnum):
+    """What ATB checks while it runs."""
+
+    OVERFLOW = "overflow"
+
+
+class ScanCommand(TyperCommand):
+    """Accepts a command after `--`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Set the command aside before click reads the options."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[COMMAND] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
 @reports_errors
 def scan_anomaly(
+    ctx: typer.Context,
     dumps: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DUMP",
-            help="A dump, tensor file or checkpoint.",
+            metavar="DUMP…",
+            help="A dump, tensor file or checkpoint; several are recordings of one run.",
         ),
     ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option("--exec", metavar="COMMAND", help="Watch this command's model while it runs."),
+    ] = None,
+    kind: Annotated[
+        CheckType | None,
+        typer.Option(
+            "--type", help="With --exec: let ATB check its operators, as ait llm errcheck does."
+        ),
+    ] = None,
+    stop: Annotated[
+        bool, typer.Option("--exit", help="Stop the command at the first one found.")
+    ] = False,
+    probe_path: Annotated[
+        Path | None,
+        typer.Option("--probe", metavar="PATH", help="ATB's probe library, or its folder."),
+    ] = None,
+    root: Annotated[
+        str,
+        typer.Option(
+            "--root",
+            metavar="PATTERN",
+            help="Class name of the torch model.  [default: the first called with submodules]",
+        ),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +126,12 @@ def scan_anomaly(
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="From which level on the exit code is 1.")
     ] = FailOn.ERROR,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-calibration", metavar="FILE", help="Save the spread of several runs here too."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option("--threads", min=0, metavar="N", help="Worker threads; 0: all cores.")
     ] = 0,
@@ -94,8 +149,28 @@ def scan_anomaly(
     from llmdbg.report import folder
     from llmdbg.scan import scan
 
+    after = ctx.meta.get(COMMAND)
+    if command is not None or after is not None:
+        if dumps:
+            raise UserError(f"either dumps or a command; leave out {dumps[0]!r}, or --exec")
+        from llmdbg.cli.scan_live import run_live
+
+        return run_live(
+            command,
+            after,
+            output,
+            atb=kind is not None,
+            probe_path=probe_path,
+            root=root,
+            stop=stop,
+            as_json=as_json,
+        )
     if not dumps:
-        raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
+        raise UserError("a dump is needed: llmdbg scan-anomaly DUMP; or a command: --exec COMMAND")
+    if kind is not None or stop:
+        raise UserError("--type and --exit are for a command that runs: add --exec")
+    if calibration is not None and len(dumps) < 2:
+        raise UserError("--save-calibration needs several runs: llmdbg scan-anomaly RUN1 RUN2 …")
     destination = folder.destination(output, force=force, command="scan")
     with progress_bar("scanning", shown=not as_json and sys.stderr.isatty()) as progress:
         found = scan(*dumps, step=step, rank=rank, threads=threads, progress=progress)
@@ -104,6 +179,7 @@ def scan_anomaly(
         destination,
         force=force,
         formats=_formats(also or [], page=page),
+        calibration=calibration,
         as_json=as_json,
         fail_on=fail_on,
     )
@@ -115,6 +191,7 @@ def _show(
     *,
     force: bool,
     formats: tuple[str, ...],
+    calibration: Path | None,
     as_json: bool,
     fail_on: FailOn,
 ) -> int:
@@ -127,6 +204,8 @@ def _show(
     failed: OSError | None = None
     try:
         files = folder.write(found, destination, force=force, formats=formats)
+        if calibration is not None and found.calibration is not None:
+            calibration.write_text(found.calibration, encoding="utf-8")
     except OSError as error:
         failed = error
     if as_json:

@@ -1,4 +1,4 @@
-"""Runs first in every Python process of a command started by `llmdbg dump`.
+"""Runs first in every Python process of a command that llmdbg starts.
 
 The interpreter imports it because this directory leads PYTHONPATH. It uses the standard library
 alone: the command may run under an interpreter that has no llmdbg.
@@ -30,4 +30,11 @@ if os.environ.get("LLMDBG_CAPTURE"):
         print(f"llmdbg: torch is not recorded in {sys.executable}: {error}", file=sys.stderr)  # noqa: T201
     else:
         install()
+if os.environ.get("LLMDBG_WATCH"):
+    try:
+        from llmdbg.scan.injected import install as install_watch
+    except ImportError as error:
+        print(f"llmdbg: torch is not watched in {sys.executable}: {error}", file=sys.stderr)  # noqa: T201
+    else:
+        install_watch()
 _chain()
