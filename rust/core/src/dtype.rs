@@ -144,6 +144,12 @@ impl DType {
         self.row().kind
     }
 
+    /// Whether its elements are floating point numbers.
+    #[must_use]
+    pub fn is_float(self) -> bool {
+        self.kind() == Kind::Float
+    }
+
     /// From an `aclDataType` number.
     #[must_use]
     pub fn from_acl(number: i32) -> Option<Self> {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::io::computed::Computed;
 use crate::{DType, Error, Result};
 
 /// numpy's limit; no producer comes near it, and it bounds what a header can make us build.
@@ -63,6 +64,8 @@ pub enum Storage {
     },
     /// Bytes already in memory.
     Memory(Arc<[u8]>),
+    /// Bytes computed from other tensors when they are read.
+    Computed(Arc<Computed>),
 }
 
 impl Storage {
@@ -72,6 +75,7 @@ impl Storage {
         match self {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Computed(computed) => computed.bytes(),
         }
     }
 

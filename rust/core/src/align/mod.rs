@@ -8,17 +8,21 @@ mod names;
 mod nearest;
 mod sketch;
 mod steps;
+mod structure;
 mod transform;
+mod view;
 
 pub use json::{SCHEMA, read as read_json, write as write_json};
 pub use transform::Transform;
+pub use view::tensor;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::dump::Dump;
+use crate::dump::{Dump, Role};
 
 /// Below this confidence a pair is shown and never judged.
 pub const JUDGED: f32 = 0.6;
@@ -29,6 +33,8 @@ pub const JUDGED: f32 = 0.6;
 pub struct Options {
     /// A mapping file of the user.
     pub mapping: Option<PathBuf>,
+    /// The checkpoint that both runs loaded: a `.safetensors` file or a folder of them.
+    pub weights: Option<PathBuf>,
 }
 
 /// One side of a pair: recorded tensors, and what turns them into the compared one.
@@ -115,11 +121,41 @@ impl Pair {
 /// A mapping that cannot be read or names what is not there.
 pub fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
     let mut alignment = exact::align(golden, candidate);
+    if !names_suffice(&alignment, golden, candidate) {
+        let other = structure::align(golden, candidate, options)?;
+        if judged(&other) > judged(&alignment) {
+            alignment = other;
+        }
+    }
     if let Some(path) = &options.mapping {
         mapping::apply(path, golden, candidate, &mut alignment)?;
     }
     finish(&mut alignment, golden, candidate);
     Ok(alignment)
+}
+
+/// Outputs that may be left over on both sides before the names are taken not to correspond, one in so many.
+const LEFT_OVER: usize = 20;
+
+/// Whether next to nothing is left that the other side might have under another name.
+fn names_suffice(alignment: &Alignment, golden: &Dump, candidate: &Dump) -> bool {
+    let left = |dump: &Dump, side: fn(&Pair) -> &Side| {
+        let paired: BTreeSet<usize> =
+            alignment.pairs.iter().flat_map(|p| side(p).records.iter().copied()).collect();
+        let outputs =
+            |i: &usize| matches!(dump.records[*i].role, Role::Output | Role::Other) && !dump.records[*i].is_stale();
+        let all = (0..dump.records.len()).filter(outputs).count();
+        (all, (0..dump.records.len()).filter(outputs).filter(|i| !paired.contains(i)).count())
+    };
+    let (own, left_own) = left(golden, |p| &p.golden);
+    let (other, left_other) = left(candidate, |p| &p.candidate);
+    left_own.min(left_other) * LEFT_OVER <= own.min(other)
+}
+
+/// Golden outputs in a pair that is judged.
+fn judged(alignment: &Alignment) -> usize {
+    let sure = alignment.pairs.iter().filter(|p| p.confidence >= JUDGED);
+    sure.flat_map(|p| p.golden.records.iter().copied()).collect::<BTreeSet<_>>().len()
 }
 
 /// Puts pairs in order and lists what is in none of them.

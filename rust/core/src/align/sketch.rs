@@ -79,10 +79,7 @@ fn read_range(storage: &Storage, start: u64, len: u64) -> Option<Vec<u8>> {
 fn read_into(storage: &Storage, start: u64, out: &mut [u8]) -> Option<()> {
     match storage {
         Storage::File { file, offset, .. } => file.read_exact_at(out, offset + start).ok(),
-        Storage::Memory(bytes) => {
-            out.copy_from_slice(bytes.get(start as usize..start as usize + out.len())?);
-            Some(())
-        }
+        Storage::Memory(_) | Storage::Computed(_) => storage.read(start, out).ok(),
     }
 }
 

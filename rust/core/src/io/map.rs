@@ -16,7 +16,7 @@ use crate::{Error, Result, Storage};
 pub enum Mapped {
     /// Pages of the file.
     File(Mmap),
-    /// Bytes that were in memory already; also what is left of a map of nothing.
+    /// Bytes in memory: those that were there already, those computed, and what is left of a map of nothing.
     Memory(Arc<[u8]>),
 }
 
@@ -29,6 +29,11 @@ impl Mapped {
         match storage {
             Storage::Memory(bytes) => Ok(Self::Memory(Arc::clone(bytes))),
             Storage::File { len: 0, .. } => Ok(Self::Memory(Arc::from([]))),
+            Storage::Computed(_) => {
+                let mut bytes = vec![0; storage.len() as usize];
+                storage.read(0, &mut bytes)?;
+                Ok(Self::Memory(bytes.into()))
+            }
             Storage::File { file, path, offset, len } => map(file, path, *offset, *len).map(Self::File),
         }
     }

@@ -58,7 +58,8 @@ impl Tensor {
 }
 
 impl Storage {
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+    /// Reads the bytes from `at` on; of a computed storage whole elements only.
+    pub(crate) fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
         match self {
             Self::File { file, path, offset, .. } => read_file(file, path, offset + at, out),
             Self::Memory(bytes) => {
@@ -70,6 +71,7 @@ impl Storage {
                 out.copy_from_slice(source);
                 Ok(())
             }
+            Self::Computed(computed) => computed.read(at, out),
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Two runs whose names do not correspond: aligned by weights, types, the repeated block, dataflow and content.
+//!
+//! Cheap and certain first: equal weights say which operation is which whatever it is called. Then the blocks
+//! are paired, and inside each pair of blocks the values are, by everything that speaks for a pair of them;
+//! what most blocks agree on counts in the others. Values, not operations, are matched: an operation fused on one
+//! side has fewer of them, one that is split has more, and those in between have no partner.
+
+mod assign;
+mod blocks;
+mod emit;
+mod evidence;
+mod families;
+mod forms;
+mod matching;
+mod model;
+mod passes;
+mod weights;
+
+use std::path::Path;
+
+use super::{Alignment, Options, Steps};
+use crate::dump::Dump;
+use crate::{Error, Result, Tensor, format};
+use model::Model;
+
+/// Aligns two dumps by their structure.
+///
+/// # Errors
+/// A checkpoint that cannot be read.
+pub(super) fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
+    let checkpoint = options.weights.as_deref().map(checkpoint).transpose()?.unwrap_or_default();
+    let mut alignment = Alignment::default();
+    let (own, other) = (model::parts(golden), model::parts(candidate));
+    let meetings = passes::pair(golden, candidate, &own, &other);
+    for meeting in &meetings {
+        let Some(&(step, other_step)) = meeting.steps.first() else { continue };
+        let golden = Model::new(golden, &own[meeting.golden], step);
+        let candidate = Model::new(candidate, &other[meeting.candidate], other_step);
+        let ranks = if golden.ranks.len() == 1 { candidate.ranks.len() as u64 } else { 1 };
+        let anchors = find_anchors(&golden, &candidate, &checkpoint, ranks.max(1));
+        let mut matching = matching::Matching::new(&golden, &candidate, &anchors, ranks.max(1));
+        let matches = matching.run();
+        alignment.pairs.extend(emit::pairs(&golden, &candidate, &matches, meeting));
+        alignment.pairs.extend(emit::weights(&golden, &candidate, &anchors));
+        for note in matching.notes {
+            if !alignment.notes.contains(&note) {
+                alignment.notes.push(note);
+            }
+        }
+    }
+    alignment.steps = steps(&meetings);
+    step_notes(&meetings, &mut alignment);
+    once(&mut alignment);
+    Ok(alignment)
+}
+
+fn find_anchors(golden: &Model, candidate: &Model, checkpoint: &[(String, Tensor)], ranks: u64) -> Vec<weights::Anchor> {
+    let mut own = weights::of_model(golden);
+    if own.is_empty() {
+        own = weights::of_checkpoint(golden, checkpoint);
+    }
+    let other = weights::of_model(candidate);
+    let mut anchors = weights::anchors(golden, candidate, &own, &other, ranks);
+    // What is packed on the golden side is looked for from the other.
+    let known: std::collections::BTreeSet<usize> = anchors.iter().map(|a| a.candidate_place).collect();
+    let back = weights::anchors(candidate, golden, &other, &own, 1);
+    anchors.extend(
+        back.into_iter()
+            .filter(|a| !a.golden_place.is_some_and(|p| known.contains(&p)))
+            .filter_map(weights::Anchor::flipped),
+    );
+    anchors
+}
+
+/// The tensors of a checkpoint: one safetensors file, or a folder of them.
+fn checkpoint(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(Error::io("list the checkpoint", path))? {
+            let file = entry.map_err(Error::io("list the checkpoint", path))?.path();
+            if file.extension().is_some_and(|e| e == "safetensors") {
+                files.push(file);
+            }
+        }
+        files.sort();
+        if files.is_empty() {
+            return Err(Error::not_found(path, "no .safetensors file of weights in this folder"));
+        }
+    } else {
+        files.push(path.to_owned());
+    }
+    let mut tensors = Vec::new();
+    for file in files {
+        let contents = format::contents(&file)?;
+        for entry in &contents.entries {
+            if let Ok(tensor) = format::open_location(&entry.location(&file)) {
+                tensors.push((entry.key.clone(), tensor));
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+fn steps(meetings: &[passes::Meeting]) -> Steps {
+    let mut pairs: Vec<_> = meetings.iter().flat_map(|m| m.steps.iter().copied()).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    let shifts: std::collections::BTreeSet<i64> = pairs
+        .iter()
+        .filter_map(|&(g, c)| Some(c?.cast_signed() - g?.cast_signed()))
+        .collect();
+    let (agree, tried) = meetings.iter().fold((0, 0), |(a, t), m| (a + m.agree, t + m.tried));
+    let evidence = match tried {
+        0 => "numbers only".to_owned(),
+        _ => format!("{agree} of {tried} tensors agree"),
+    };
+    let shift = if shifts.len() == 1 { shifts.first().copied().unwrap_or(0) } else { 0 };
+    Steps { pairs, shift, evidence }
+}
+
+/// Says where steps of one number are not the same pass.
+fn step_notes(meetings: &[passes::Meeting], alignment: &mut Alignment) {
+    for meeting in meetings {
+        let moved: Vec<String> = meeting
+            .steps
+            .iter()
+            .filter(|(g, c)| g != c)
+            .filter_map(|&(g, c)| Some(format!("{} is {}", g?, c?)))
+            .take(4)
+            .collect();
+        if !moved.is_empty() {
+            let more = if meeting.steps.len() > moved.len() { ", …" } else { "" };
+            alignment.notes.push(format!(
+                "golden step {}{more} of the candidate ({} of {} tensors agree)",
+                moved.join(", "),
+                meeting.agree,
+                meeting.tried
+            ));
+        }
+    }
+}
+
+/// Each pair of records once, with the greatest confidence it was found with.
+fn once(alignment: &mut Alignment) {
+    let mut best: std::collections::BTreeMap<(Vec<usize>, Vec<usize>, String), super::Pair> =
+        std::collections::BTreeMap::new();
+    for pair in std::mem::take(&mut alignment.pairs) {
+        let key = (pair.golden.records.clone(), pair.candidate.records.clone(), pair.transform());
+        match best.get(&key) {
+            Some(known) if known.confidence >= pair.confidence => {}
+            _ => {
+                best.insert(key, pair);
+            }
+        }
+    }
+    alignment.pairs = best.into_values().collect();
+}

@@ -1,0 +1,541 @@
+//! One model of one run as the aligner sees it: its operations, and the values that flow between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::families::{self, Family};
+use crate::align::{names, sketch};
+use crate::dump::{Dump, Phase, Role, TensorRecord};
+use crate::tensor::TensorInfo;
+
+/// Step and rank of a record.
+pub(super) type At = (Option<u64>, Option<u32>);
+
+/// One call of an operation or module.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) node: String,
+    /// Name in the common spelling.
+    pub(super) name: String,
+    pub(super) call: u32,
+    pub(super) family: Family,
+    /// What its name says it is for: `q`, `gate`.
+    pub(super) role: Option<&'static str>,
+    /// The repeated block it is in, counted in order.
+    pub(super) block: Option<usize>,
+    /// Its name within the block.
+    pub(super) local: String,
+    pub(super) is_container: bool,
+}
+
+/// Where a tensor is in the graph, whatever the step.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) unit: usize,
+    pub(super) role: Role,
+    pub(super) slot: String,
+    /// The record at the step that the model was looked at.
+    pub(super) record: usize,
+    pub(super) value: usize,
+}
+
+/// One value: all places that hold the same tensor.
+#[derive(Debug)]
+pub(super) struct Value {
+    pub(super) places: Vec<usize>,
+    /// The place of the operation that computed it; `None` where only readers were recorded.
+    pub(super) producer: Option<usize>,
+    pub(super) info: Option<TensorInfo>,
+    pub(super) sketch: Option<Vec<f64>>,
+    pub(super) block: Option<usize>,
+    /// Values that its producer read, and values computed from it.
+    pub(super) parents: Vec<usize>,
+    pub(super) children: Vec<usize>,
+    /// Families of the operations that read it.
+    pub(super) readers: BTreeSet<Family>,
+    pub(super) is_weight: bool,
+    /// Position in execution order.
+    pub(super) order: usize,
+}
+
+/// The operations of one model at one step, and where their tensors are at all steps.
+pub(super) struct Model<'a> {
+    pub(super) dump: &'a Dump,
+    pub(super) units: Vec<Unit>,
+    pub(super) places: Vec<Place>,
+    pub(super) values: Vec<Value>,
+    /// Names of the repeated blocks.
+    pub(super) blocks: Vec<String>,
+    pub(super) rank: Option<u32>,
+    pub(super) ranks: Vec<Option<u32>>,
+    records: BTreeMap<(usize, At), usize>,
+}
+
+/// Nodes that run together in one forward pass, and the steps at which they do.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) records: Vec<usize>,
+    pub(super) steps: Vec<Option<u64>>,
+}
+
+/// The models of a dump: ATB runs prefill and decode as two models of one process.
+pub(super) fn parts(dump: &Dump) -> Vec<Part> {
+    let top = |r: &TensorRecord| r.node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()));
+    let mut tops: BTreeSet<(u64, String)> = BTreeSet::new();
+    if dump.layout == "atb" {
+        tops.extend(dump.records.iter().filter_map(top));
+        let nodes = dump.graph.iter().flat_map(|g| &g.nodes).filter(|n| n.parent.is_none());
+        tops.extend(nodes.filter_map(|n| names::atb_part(&n.name).map(|(id, n)| (id, n.to_owned()))));
+    }
+    let starts = starts(&tops.into_iter().collect::<Vec<_>>());
+    let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
+    for (i, record) in dump.records.iter().enumerate() {
+        if record.role == Role::Param {
+            continue;
+        }
+        let number = top(record).map_or(0, |(id, _)| starts.iter().filter(|&&s| s <= id).count());
+        let part = parts.entry(number).or_insert_with(|| Part { records: Vec::new(), steps: Vec::new() });
+        part.records.push(i);
+        if !part.steps.contains(&record.step) {
+            part.steps.push(record.step);
+        }
+    }
+    let mut parts: Vec<Part> = parts.into_values().collect();
+    let params: Vec<usize> =
+        (0..dump.records.len()).filter(|&i| dump.records[i].role == Role::Param).collect();
+    for part in &mut parts {
+        part.steps.sort_unstable();
+        part.records.extend(&params);
+    }
+    parts
+}
+
+/// Numbers at which a further model begins: after each head, or where the first operation comes again.
+fn starts(tops: &[(u64, String)]) -> Vec<u64> {
+    let is_head = |name: &str| name.to_ascii_lowercase().replace('_', "").starts_with("lmhead");
+    let heads: Vec<usize> = (0..tops.len()).filter(|&i| is_head(&tops[i].1)).collect();
+    if !heads.is_empty() {
+        return heads.iter().filter_map(|&i| tops.get(i + 1)).map(|t| t.0).collect();
+    }
+    let Some(first) = tops.first() else { return Vec::new() };
+    (1..tops.len())
+        .filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1)
+        .map(|i| tops[i].0)
+        .collect()
+}
+
+impl<'a> Model<'a> {
+    /// Looks at a part of a dump at one of its steps.
+    pub(super) fn new(dump: &'a Dump, part: &Part, step: Option<u64>) -> Self {
+        let ranks: BTreeSet<Option<u32>> = part
+            .records
+            .iter()
+            .map(|&i| &dump.records[i])
+            .filter(|r| r.step == step && r.role != Role::Param)
+            .map(|r| r.rank)
+            .collect();
+        let rank = ranks.first().copied().flatten();
+        let mut model = Self {
+            dump,
+            units: Vec::new(),
+            places: Vec::new(),
+            values: Vec::new(),
+            blocks: Vec::new(),
+            rank,
+            ranks: ranks.into_iter().collect(),
+            records: BTreeMap::new(),
+        };
+        model.read_places(part, step);
+        super::blocks::find(&mut model);
+        let tensors = model.describe();
+        model.join(&tensors);
+        model.connect();
+        model.settle_weights(part, step);
+        model
+    }
+
+    /// The record of a place at a step and rank; weights belong to every step.
+    pub(super) fn record(&self, place: usize, at: At) -> Option<usize> {
+        let weights = (None, at.1);
+        let is_param = self.places[place].role == Role::Param;
+        self.records
+            .get(&(place, at))
+            .or_else(|| if is_param { self.records.get(&(place, weights)) } else { None })
+            .copied()
+            .or_else(|| is_param.then_some(self.places[place].record))
+    }
+
+    pub(super) fn shape(&self, value: usize) -> Option<&[u64]> {
+        self.values[value].info.as_ref().map(|info| info.shape.as_slice())
+    }
+
+    pub(super) fn unit_of(&self, value: usize) -> Option<&Unit> {
+        self.values[value].producer.map(|p| &self.units[self.places[p].unit])
+    }
+
+    fn read_places(&mut self, part: &Part, step: Option<u64>) {
+        let graph: BTreeMap<&str, &crate::graph::Node> =
+            self.dump.graph.iter().flat_map(|g| &g.nodes).map(|n| (n.name.as_str(), n)).collect();
+        let mut units: BTreeMap<(&str, u32), usize> = BTreeMap::new();
+        let mut known: BTreeMap<(usize, Role, String), usize> = BTreeMap::new();
+        let mut wrong_phase: BTreeSet<(usize, At)> = BTreeSet::new();
+        // First the step looked at, so that its order is the order of units.
+        let (now, later): (Vec<usize>, Vec<usize>) = part.records.iter().partition(|&&i| {
+            let r = &self.dump.records[i];
+            r.role != Role::Param && r.step == step && r.rank == self.rank_of(r)
+        });
+        let is_now = now.len();
+        for (n, &i) in now.iter().chain(&later).enumerate() {
+            let r = &self.dump.records[i];
+            if r.is_stale() {
+                continue;
+            }
+            let key = (r.node.as_str(), r.call);
+            let unit = match units.get(&key) {
+                Some(&unit) => unit,
+                None if n < is_now || r.role == Role::Param => {
+                    // A weight belongs to the first call of its module, which may not have been recorded.
+                    if r.role == Role::Param && !units.keys().any(|k| k.0 == r.node) && r.node.is_empty() {
+                        continue;
+                    }
+                    let node = graph.get(r.node.as_str());
+                    let op_type = r.op_type.as_deref().or(node.map(|n| n.op_type.as_str())).unwrap_or_default();
+                    let name = names::normalise(&r.node, r.op_type.as_deref()).name;
+                    let last = name.rsplit(['.', '/']).next().unwrap_or_default();
+                    let null = serde_json::Value::Null;
+                    let mut family = families::of(op_type, node.map_or(&null, |n| &n.params));
+                    if family == Family::Unknown {
+                        family = families::of(last, &null);
+                    }
+                    let unit = self.units.len();
+                    self.units.push(Unit {
+                        node: r.node.clone(),
+                        role: families::role(last),
+                        name,
+                        call: r.call,
+                        family,
+                        block: None,
+                        local: String::new(),
+                        is_container: false,
+                    });
+                    units.insert(key, unit);
+                    unit
+                }
+                None => continue,
+            };
+            let slot = names::canonical_slot(&r.slot).to_owned();
+            let place = match known.get(&(unit, r.role, slot.clone())) {
+                Some(&place) => place,
+                None if n < is_now || r.role == Role::Param => {
+                    known.insert((unit, r.role, slot.clone()), self.places.len());
+                    self.places.push(Place { unit, role: r.role, slot, record: i, value: usize::MAX });
+                    self.places.len() - 1
+                }
+                None => continue,
+            };
+            // Inputs are taken before and outputs after; the other reading is second choice.
+            let at = (place, (r.step, r.rank));
+            let is_wrong = r.phase.is_some_and(|p| (p == Phase::Before) != (r.role == Role::Input));
+            if !self.records.contains_key(&at) || (wrong_phase.contains(&at) && !is_wrong) {
+                self.records.insert(at, i);
+                if is_wrong {
+                    wrong_phase.insert(at);
+                } else {
+                    wrong_phase.remove(&at);
+                }
+                if (r.step == step && r.rank == self.rank_of(r)) && r.role != Role::Param {
+                    self.places[place].record = i;
+                }
+            }
+        }
+        let names: BTreeSet<&str> = self.units.iter().map(|u| u.name.as_str()).collect();
+        let mut outer: BTreeSet<String> = BTreeSet::new();
+        for name in &names {
+            for (end, _) in name.match_indices(['.', '/']) {
+                outer.insert(name[..end].to_owned());
+            }
+        }
+        let several = names.len() > 1;
+        drop(names);
+        for unit in &mut self.units {
+            unit.is_container = outer.contains(&unit.name) || (unit.name.is_empty() && several);
+        }
+    }
+
+    fn rank_of(&self, record: &TensorRecord) -> Option<u32> {
+        if record.rank.is_none() { None } else { self.rank }
+    }
+
+    /// Dtype, shape and sketch of every place.
+    fn describe(&self) -> Vec<(Option<TensorInfo>, Option<Vec<f64>>)> {
+        self.places
+            .par_iter()
+            .map(|place| {
+                let record = &self.dump.records[place.record];
+                match self.dump.tensor(place.record) {
+                    Ok(tensor) => {
+                        let sketch = sketch::read(&tensor, &sketch::positions(tensor.info.numel()));
+                        (Some(tensor.info), sketch)
+                    }
+                    Err(_) => (record.info.clone(), None),
+                }
+            })
+            .collect()
+    }
+
+    /// Joins places that hold the same tensor: by the topology's tensor names, and by content.
+    fn join(&mut self, tensors: &[(Option<TensorInfo>, Option<Vec<f64>>)]) {
+        let mut group: Vec<usize> = (0..self.places.len()).collect();
+        fn find(group: &mut [usize], mut i: usize) -> usize {
+            while group[i] != i {
+                group[i] = group[group[i]];
+                i = group[i];
+            }
+            i
+        }
+        let meet = |group: &mut [usize], a: usize, b: usize| {
+            let (a, b) = (find(group, a), find(group, b));
+            group[a.max(b)] = a.min(b);
+        };
+        let mut by_name: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        if let Some(graph) = &self.dump.graph {
+            let nodes: BTreeMap<&str, &crate::graph::Node> =
+                graph.nodes.iter().map(|n| (n.name.as_str(), n)).collect();
+            for (p, place) in self.places.iter().enumerate() {
+                let Some(node) = nodes.get(self.units[place.unit].node.as_str()) else { continue };
+                let list = if place.role == Role::Input { &node.inputs } else { &node.outputs };
+                if let Some(&id) = place.slot.parse::<usize>().ok().and_then(|slot| list.get(slot)) {
+                    by_name.entry(id).or_default().push(p);
+                }
+            }
+        }
+        for places in by_name.values() {
+            // A buffer that several operations write holds several values.
+            let writers: BTreeSet<usize> = places
+                .iter()
+                .filter(|&&p| self.places[p].role == Role::Output && !self.units[self.places[p].unit].is_container)
+                .map(|&p| self.places[p].unit)
+                .collect();
+            if writers.len() <= 1 {
+                for &p in &places[1..] {
+                    meet(&mut group, places[0], p);
+                }
+            }
+        }
+        let mut by_content: BTreeMap<(u64, Vec<u64>), Vec<usize>> = BTreeMap::new();
+        for (p, (info, sketch)) in tensors.iter().enumerate() {
+            let (Some(info), Some(sketch)) = (info, sketch) else { continue };
+            if self.places[p].role != Role::Param && tells_apart(sketch) {
+                let bits = sketch.iter().map(|v| v.to_bits()).collect();
+                by_content.entry((info.numel(), bits)).or_default().push(p);
+            }
+        }
+        for places in by_content.values() {
+            for &p in places {
+                if let Some(source) = self.source(p, places) {
+                    meet(&mut group, source, p);
+                }
+            }
+        }
+        let mut values: BTreeMap<usize, usize> = BTreeMap::new();
+        for p in 0..self.places.len() {
+            let root = find(&mut group, p);
+            let value = *values.entry(root).or_insert_with(|| {
+                self.values.push(Value {
+                    places: Vec::new(),
+                    producer: None,
+                    info: None,
+                    sketch: None,
+                    block: None,
+                    parents: Vec::new(),
+                    children: Vec::new(),
+                    readers: BTreeSet::new(),
+                    is_weight: false,
+                    order: 0,
+                });
+                self.values.len() - 1
+            });
+            self.values[value].places.push(p);
+            self.places[p].value = value;
+        }
+        for value in &mut self.values {
+            // The first leaf that wrote it; what encloses or copies it comes later.
+            let outputs = value.places.iter().copied().filter(|&p| {
+                matches!(self.places[p].role, Role::Output | Role::Other)
+            });
+            value.producer = outputs.min_by_key(|&p| (self.units[self.places[p].unit].is_container, p));
+            let known = value.producer.or(value.places.first().copied());
+            if let Some(p) = known {
+                (value.info, value.sketch) = tensors[p].clone();
+            }
+            let firsts = value.places.iter().map(|&p| self.places[p].unit);
+            let own = value.producer.map(|p| self.places[p].unit).or(firsts.min());
+            value.block = own.and_then(|u| self.units[u].block);
+            value.is_weight = value.places.iter().any(|&p| self.places[p].role == Role::Param);
+        }
+    }
+
+    /// Of places with equal content, the one whose tensor place `p` holds. Two operations may compute the same
+    /// numbers, when one of them adds a zero for instance: those are two values, and a reader has the later one.
+    fn source(&self, p: usize, alike: &[usize]) -> Option<usize> {
+        let unit = self.places[p].unit;
+        let is_output = |q: usize| matches!(self.places[q].role, Role::Output | Role::Other);
+        let writers = || {
+            alike.iter().copied().filter(|&q| is_output(q) && !self.units[self.places[q].unit].is_container)
+        };
+        let inside = |q: usize| {
+            let (outer, inner) = (&self.units[unit].name, &self.units[self.places[q].unit].name);
+            outer.is_empty()
+                || inner.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with(['.', '/']))
+        };
+        let by_unit = |q: &usize| self.places[*q].unit;
+        match (is_output(p), self.units[unit].is_container) {
+            (true, false) => None,
+            (true, true) => writers().filter(|&q| inside(q)).max_by_key(by_unit).or_else(|| {
+                // What no part of it computed: the copy of another container's.
+                let outer = |q: usize| is_output(q) && (inside(q) || q < p);
+                alike.iter().copied().find(|&q| q != p && outer(q))
+            }),
+            (false, is_container) => {
+                // An enclosing module ends after its parts but reads before them.
+                let reads_at = |q: usize| if is_container { !inside(q) } else { true };
+                let earlier = writers().filter(|&q| self.places[q].unit < unit && reads_at(q)).max_by_key(by_unit);
+                earlier.or_else(|| writers().next()).or_else(|| {
+                    let outputs = alike.iter().copied().find(|&q| is_output(q));
+                    outputs.or_else(|| alike.first().copied()).filter(|&q| q != p)
+                })
+            }
+        }
+    }
+
+    /// Edges between values, and their order.
+    fn connect(&mut self) {
+        let mut reads: Vec<Vec<usize>> = vec![Vec::new(); self.units.len()];
+        let mut writes: Vec<Vec<usize>> = vec![Vec::new(); self.units.len()];
+        for place in &self.places {
+            match place.role {
+                Role::Input => reads[place.unit].push(place.value),
+                Role::Output | Role::Other => writes[place.unit].push(place.value),
+                Role::Param => {}
+            }
+        }
+        for (u, unit) in self.units.iter().enumerate() {
+            for &v in &reads[u] {
+                if !unit.is_container {
+                    self.values[v].readers.insert(unit.family);
+                }
+            }
+            if unit.is_container {
+                continue;
+            }
+            for &w in &writes[u] {
+                for &v in reads[u].iter().filter(|&&v| v != w) {
+                    if self.values[w].producer.is_some_and(|p| self.places[p].unit == u) {
+                        self.values[w].parents.push(v);
+                        self.values[v].children.push(w);
+                    }
+                }
+            }
+        }
+        self.order();
+    }
+
+    /// Execution order where the dump tells it wrongly: after all parents, otherwise as recorded.
+    fn order(&mut self) {
+        let n = self.values.len();
+        let recorded = |v: &Value| {
+            let unit = v.producer.map(|p| self.places[p].unit);
+            unit.or_else(|| v.places.iter().map(|&p| self.places[p].unit).min()).unwrap_or(0)
+        };
+        let key: Vec<(usize, bool)> =
+            self.values.iter().map(|v| (recorded(v), v.producer.is_some())).collect();
+        let mut waits: Vec<usize> = self.values.iter().map(|v| v.parents.len()).collect();
+        let mut ready: BTreeSet<((usize, bool), usize)> =
+            (0..n).filter(|&v| waits[v] == 0).map(|v| (key[v], v)).collect();
+        let mut done = vec![false; n];
+        let mut next = 0;
+        while next < n {
+            // A circle of copies is broken at its first value.
+            let v = match ready.pop_first() {
+                Some((_, v)) => v,
+                None => (0..n).find(|&v| !done[v]).unwrap_or(0),
+            };
+            if done[v] {
+                continue;
+            }
+            done[v] = true;
+            self.values[v].order = next;
+            next += 1;
+            for i in 0..self.values[v].children.len() {
+                let child = self.values[v].children[i];
+                waits[child] = waits[child].saturating_sub(1);
+                if waits[child] == 0 && !done[child] {
+                    ready.insert((key[child], child));
+                }
+            }
+        }
+    }
+
+    /// Inputs that nothing computed and that are the same at every step are weights.
+    fn settle_weights(&mut self, part: &Part, step: Option<u64>) {
+        let tokens = self.tokens();
+        let other = part.steps.iter().copied().find(|&s| s != step);
+        let constant: Vec<Option<bool>> = (0..self.values.len())
+            .into_par_iter()
+            .map(|v| {
+                let value = &self.values[v];
+                let place = *value.places.first()?;
+                let again = self.record(place, (other?, self.rank))?;
+                let tensor = self.dump.tensor(again).ok()?;
+                let sketch = sketch::read(&tensor, &sketch::positions(tensor.info.numel()))?;
+                Some(Some(&sketch) == value.sketch.as_ref())
+            })
+            .collect();
+        for v in 0..self.values.len() {
+            let value = &self.values[v];
+            let (Some(info), None) = (&value.info, value.producer) else { continue };
+            if value.is_weight || !matches!(info.shape.len(), 1 | 2) {
+                continue;
+            }
+            let as_weight = value.places.iter().all(|&p| {
+                let place = &self.places[p];
+                let family = self.units[place.unit].family;
+                let first = place.slot == "0";
+                place.role == Role::Input
+                    && match family {
+                        Family::Linear | Family::Norm | Family::AddNorm => {
+                            !first || self.units[place.unit].is_container
+                        }
+                        Family::Embedding | Family::Unknown => true,
+                        _ => self.units[place.unit].is_container,
+                    }
+            });
+            let is_float = info.dtype.is_float() || info.dtype == crate::DType::Int8;
+            let by_shape = info.shape.len() == 1 || Some(info.shape[0]) != tokens;
+            let is_constant = constant[v].unwrap_or(by_shape);
+            self.values[v].is_weight = as_weight && is_float && is_constant;
+        }
+    }
+
+    /// Rows of most values: the tokens of the pass.
+    pub(super) fn tokens(&self) -> Option<u64> {
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for value in self.values.iter().filter(|v| v.producer.is_some()) {
+            if let Some(info) = value.info.as_ref().filter(|i| i.shape.len() > 1) {
+                let rows = info.shape[..info.shape.len() - 1].iter().product();
+                *counts.entry(rows).or_default() += 1;
+            }
+        }
+        counts.into_iter().max_by_key(|&(rows, n)| (n, rows)).map(|(rows, _)| rows)
+    }
+}
+
+/// Whether a sketch is that of one tensor only: enough values, and not all the same.
+pub(super) fn tells_apart(sketch: &[f64]) -> bool {
+    let mut distinct = BTreeSet::new();
+    sketch.iter().any(|v| {
+        distinct.insert(v.to_bits());
+        distinct.len() >= 4
+    })
+}
