@@ -109,6 +109,17 @@ class Alignment:
     @property
     def steps(self) -> list[tuple[int | None, int | None]]:
         """Golden and candidate step of each pass that both sides have."""
+    def compare(
+        self,
+        pairs: Sequence[int] | NDArray[np.integer[Any]],
+        *,
+        threads: int = 0,
+        kl: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Measure some of the pairs after their transforms; columns as of `compare_pairs`."""
+    def tensors(self, pair: int) -> tuple[TensorBuffer, TensorBuffer]:
+        """Golden and candidate tensor of a pair, after its transforms."""
     def to_json(self) -> str:
         """Write the alignment as `alignment.json`, by names."""
     @staticmethod

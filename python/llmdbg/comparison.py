@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmdbg import _core, reduced
+from llmdbg import _core, levels, reduced, tokens
 from llmdbg import custom as custom_measures
 from llmdbg import frame as frames
 from llmdbg import verdict as verdicts
@@ -38,10 +39,13 @@ class Result:
         Everything there is to show.
     files : dict of str to str or None
         Paths of the written report by kind (``directory``, ``csv``, …); None when none was written.
+    tokens : list of Token or None
+        With level ``token``: every position of the output.
     """
 
     report: Report
     files: dict[str, str] | None = None
+    tokens: list[tokens.Token] | None = None
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -61,7 +65,8 @@ class Result:
     @property
     def summary(self) -> dict[str, Any]:
         """The answer as plain data: what ``llmdbg compare --json`` prints."""
-        return summary.summary(self.report, self.files or {})
+        data = summary.summary(self.report, self.files or {})
+        return data if self.tokens is None else data | {"tokens": tokens.summary(self.tokens)}
 
     @property
     def gates(self) -> tuple[verdicts.GateResult, ...]:
@@ -129,10 +134,11 @@ def compare(
     threads: int = 0,
     kl: bool = True,
     mapping: StrPath | None = None,
+    weights: StrPath | None = None,
     custom: Sequence[str] = (),
     step: int | Sequence[int] | None = None,
     rank: int | Sequence[int] | None = None,
-    last_output_only: bool = False,
+    level: str = "op",
     shadow: verdicts.Mode = "auto",
     calibrate: StrPath | None = None,
     gates: Sequence[str] = (),
@@ -155,12 +161,16 @@ def compare(
         Whether to measure the KL divergence, which takes a second pass.
     mapping : path, optional
         An ``alignment.json`` (edited or not), or ``ait``'s ``op_mapping_file.json`` or its folder.
+    weights : path, optional
+        The checkpoint that both runs loaded: a ``.safetensors`` file or a folder of them. It tells
+        operators of different names apart where the golden dump holds no weights.
     custom : sequence of str
         Measures of your own, ``file.py:func`` each; see `llmdbg.custom.load`.
     step, rank : int or sequence of int, optional
         Compare these only.
-    last_output_only : bool
-        Compare only each step's last output, which is the logits where a whole model was dumped.
+    level : {'op', 'layer', 'token'}
+        ``op`` compares all operators. ``layer`` compares what each repeated block gives, then the
+        operators of the first block that goes wrong. ``token`` compares the logits of each step.
     shadow : {"auto", "on", "off"}
         Whether operators are computed again, in float64, from the candidate's own inputs: ``auto``
         where it costs little or something is in question, ``on`` wherever there is a formula.
@@ -193,12 +203,28 @@ def compare(
     users = [custom_measures.load(s) for s in custom]
     bounds = [verdicts.Gate.parse(g) for g in gates]
     golden_dump, candidate_dump = _open(golden, candidate)
-    wanted = _Wanted(_numbers(step), _numbers(rank), last_output_only)
+    wanted = _Wanted(_numbers(step), _numbers(rank))
     measure = _Measure(wanted, threads=threads, kl=kl, users=users, progress=progress)
     calibration = None
     if calibrate is not None:
         calibration = _calibration(Path(calibrate), golden_dump, measure)
-    frame, alignment = measure.frame(golden_dump, candidate_dump, mapping)
+    pairs = measure.align(golden_dump, candidate_dump, mapping, weights)
+    alignment, chosen = pairs.alignment, pairs.chosen
+    found: list[tokens.Token] | None = None
+    notes = list(alignment.notes)
+    if level == "token":
+        chosen = levels.last_outputs(alignment, chosen, golden_dump)
+        found = tokens.compare(alignment, chosen, golden_dump)
+        notes.insert(0, tokens.sentence(found))
+    elif level == "layer":
+        chosen, note = levels.blamed(
+            alignment,
+            chosen,
+            golden_dump,
+            lambda some: verdicts.judge(measure.frame(pairs, some)).culprit,
+        )
+        notes.insert(0, note)
+    frame = measure.frame(pairs, chosen, alone=level == "op")
     named = frame.select("golden_node", "candidate_node").drop_nulls().unique(maintain_order=True)
     verdict = verdicts.judge(
         frame,
@@ -218,11 +244,11 @@ def compare(
         frame=judged,
         verdict=verdict,
         alignment=alignment.to_json(),
-        notes=tuple(alignment.notes),
+        notes=tuple(notes),
         gates=tuple(gate.check(judged) for gate in bounds),
         calibration=calibration,
     )
-    result = Result(report)
+    result = Result(report, tokens=found)
     if target is not None:
         result.files = folder.write(report, target, force=force)
     return result
@@ -238,45 +264,61 @@ class _Measure:
     users: Sequence[custom_measures.CustomMeasure]
     progress: Progress | None
 
-    def frame(
-        self, golden: Dump, candidate: Dump, mapping: StrPath | None
-    ) -> tuple[pl.DataFrame, _core.Alignment]:
-        """Return the frame, not yet judged, and the alignment it rests on."""
-        alignment = _align(golden, candidate, mapping)
+    def align(
+        self,
+        golden: Dump,
+        candidate: Dump,
+        mapping: StrPath | None = None,
+        weights: StrPath | None = None,
+    ) -> _Pairs:
+        """Line two dumps up, and choose the wanted pairs."""
+        options = {"mapping": mapping, "weights": weights}
+        given = {name: os.fspath(path) for name, path in options.items() if path is not None}
+        alignment = _core.align(golden.core, candidate.core, json.dumps(given))
         if not len(alignment):
             raise UserError(_nothing_in_common(golden, candidate))
-        pairs = self.wanted.pairs(alignment.columns(), golden)
-        measures = _core.compare_pairs(
-            golden.core,
-            candidate.core,
-            pairs["golden"],
-            pairs["candidate"],
-            threads=self.threads,
-            kl=self.kl,
-            progress=self.progress,
+        return _Pairs(golden, candidate, alignment, self.wanted.pairs(alignment, golden))
+
+    def frame(self, pairs: _Pairs, chosen: Sequence[int], *, alone: bool = False) -> pl.DataFrame:
+        """Return the frame of some pairs, not yet judged; with records without counterpart."""
+        golden, candidate, alignment = pairs.golden, pairs.candidate, pairs.alignment
+        columns = {n: [column[i] for i in chosen] for n, column in alignment.columns().items()}
+        measures = alignment.compare(
+            chosen, threads=self.threads, kl=self.kl, progress=self.progress
         )
-        measures |= reduced.measure(golden, candidate, pairs, measures)
-        measures |= _measure_custom(self.users, golden, candidate, pairs, measures)
-        frame = frames.build(
+        measures |= reduced.measure(golden, candidate, columns, measures)
+        measures |= _measure_custom(self.users, alignment, chosen, measures)
+        return frames.build(
             golden.core.columns(),
             candidate.core.columns(),
-            pairs,
+            columns,
             measures,
-            self.wanted.among([i for i, _ in alignment.unmatched_golden], golden),
-            self.wanted.among([i for i, _ in alignment.unmatched_candidate], candidate),
+            self.wanted.among(alignment.unmatched_golden, golden) if alone else [],
+            self.wanted.among(alignment.unmatched_candidate, candidate) if alone else [],
             {
                 "golden": dict(alignment.unmatched_golden),
                 "candidate": dict(alignment.unmatched_candidate),
             },
         )
-        return frame, alignment
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Two dumps lined up, and the pairs that are wanted."""
+
+    golden: Dump
+    candidate: Dump
+    alignment: _core.Alignment
+    chosen: list[int]
 
 
 def _calibration(path: Path, golden: Dump, measure: _Measure) -> verdicts.Calibration:
     """Read a calibration, or measure one on a second clean run."""
     if path.suffix == ".json" and verdicts.Calibration.is_one(path):
         return verdicts.Calibration.read(path)
-    frame, _ = replace(measure, kl=False, users=()).frame(golden, open_dump(path), None)
+    plain = replace(measure, kl=False, users=())
+    pairs = plain.align(golden, open_dump(path))
+    frame = plain.frame(pairs, pairs.chosen, alone=True)
     return verdicts.Calibration.measured(frame, f"clean run {frames.text(os.fspath(path))}")
 
 
@@ -293,65 +335,38 @@ def _open(golden: StrPath, candidate: StrPath | None) -> tuple[Dump, Dump]:
     return dump, other
 
 
-def _align(golden: Dump, candidate: Dump, mapping: StrPath | None) -> _core.Alignment:
-    if mapping is None:
-        return _core.align(golden.core, candidate.core)
-    path = Path(mapping)
-    if path.is_dir():
-        path /= "alignment.json"
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return _core.Alignment.from_json(text, golden.core, candidate.core, str(path))
-
-
 @dataclass(frozen=True)
 class _Wanted:
-    """Which records the user wants compared."""
+    """Which steps and ranks the user wants compared."""
 
     steps: frozenset[int]
     ranks: frozenset[int]
-    last_output_only: bool
 
-    def pairs(self, pairs: frames.Columns, golden: Dump) -> frames.Columns:
-        """Return the wanted ones among the columns of all pairs."""
-        if not self._any:
-            return pairs
-        records = set(self.among(pairs["golden"], golden))
-        if not records:
+    def pairs(self, alignment: _core.Alignment, golden: Dump) -> list[int]:
+        """Return the wanted pairs."""
+        records = alignment.columns()["golden"]
+        fit = set(self._fit(records, golden))
+        chosen = [i for i, record in enumerate(records) if record in fit]
+        if not chosen:
             raise UserError(
                 "no pair of that step and rank; "
                 f"steps: {ranges(golden.steps)}, ranks: {ranges(golden.ranks)}"
             )
-        chosen = [i for i, record in enumerate(pairs["golden"]) if record in records]
-        return {name: [column[i] for i in chosen] for name, column in pairs.items()}
+        return chosen
 
-    @property
-    def _any(self) -> bool:
-        return bool(self.steps or self.ranks or self.last_output_only)
+    def among(self, alone: Sequence[tuple[int, str | None]], dump: Dump) -> list[int]:
+        """Return the wanted ones among records without counterpart."""
+        return self._fit([record for record, _ in alone], dump)
 
-    def among(self, records: Sequence[int], dump: Dump) -> list[int]:
-        """Return the wanted ones among some records of a dump."""
-        if not self._any:
+    def _fit(self, records: Sequence[int], dump: Dump) -> list[int]:
+        if not (self.steps or self.ranks):
             return list(records)
         columns = dump.core.columns()
-        fit = [
+        return [
             i
             for i in records
             if (not self.steps or columns["step"][i] in self.steps)
             and (not self.ranks or columns["rank"][i] in self.ranks)
-        ]
-        if not self.last_output_only:
-            return fit
-        # Later records overwrite earlier ones, and records come in execution order.
-        last = {
-            (columns["step"][i], columns["rank"][i]): columns["order"][i]
-            for i in sorted(fit, key=lambda i: columns["order"][i])
-            if columns["role"][i] == "output"
-        }
-        return [
-            i
-            for i in fit
-            if columns["role"][i] == "output"
-            and columns["order"][i] == last[columns["step"][i], columns["rank"][i]]
         ]
 
 
@@ -363,22 +378,23 @@ def _numbers(given: int | Sequence[int] | None) -> frozenset[int]:
 
 def _measure_custom(
     users: Sequence[custom_measures.CustomMeasure],
-    golden: Dump,
-    candidate: Dump,
-    pairs: frames.Columns,
+    alignment: _core.Alignment,
+    pairs: Sequence[int],
     measures: frames.Columns,
 ) -> dict[str, list[Any]]:
     """Run the user's measures on every measured pair; what they say goes into the fail reason."""
     if not users:
         return {}
+    from llmdbg.reading import to_numpy
+
     reasons = list(measures["cmp_fail_reason"])
     values: dict[str, list[float | int | str | None]] = {u.name: [] for u in users}
-    for row, (ours, theirs) in enumerate(zip(pairs["golden"], pairs["candidate"], strict=True)):
+    for row, pair in enumerate(pairs):
         if reasons[row] or measures.get("basis", ["tensors"] * (row + 1))[row] != "tensors":
             for column in values.values():
                 column.append(None)
             continue
-        arrays = golden.tensor(ours), candidate.tensor(theirs)
+        arrays = [to_numpy(tensor) for tensor in alignment.tensors(pair)]
         messages = []
         for user in users:
             value, message = user(*arrays)

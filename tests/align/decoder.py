@@ -2,7 +2,7 @@
 
 RMSNorm, grouped-query attention with rotary embedding and a key-value cache, SwiGLU, language-model
 head. Arithmetic is float64; each value is rounded to the storage dtype where it is stored, as a
-device does. The labels (``L0.q``, ``L3.gate``, ``logits``) are what an alignment is checked against.
+device does. The labels (``L0.q``, ``L3.gate``, ``logits``) are what an alignment is checked by.
 """
 
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ FAULTS = {
 class Decoder:
     """Runs the model, pass after pass, and keeps every value of each pass."""
 
-    def __init__(self, config, weights, dtype, *, fault=None, keep_layers=None, noise=0.0):
+    def __init__(self, config, weights, dtype, *, fault=None, keep_layers=None):
         self.config = config
         self.weights = {k: v.astype(np.float64) for k, v in weights.items()}
         self.dtype = DTYPES[dtype]

@@ -1,14 +1,14 @@
 """The decoder written to disk as two stacks see it: torch modules, and ATB operations.
 
-Each writer returns the truth: for every tensor it wrote, the labels of the values in it. Labels carry
-the pass, ``p1/L0.q``; weights are ``W:<checkpoint name>``. Several labels are a pack along the last axis
-(the first one for weights).
+Each writer returns the truth: for every tensor it wrote, the labels of the values in it. Labels
+carry the pass, ``p1/L0.q``; weights are ``W:<checkpoint name>``. Several labels are a pack along
+the last axis (the first one for weights).
 """
 
 import json
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -94,10 +94,12 @@ def weight_name(label):
 # ---------------------------------------------------------------- torch
 
 
-def torch_modules(config, kept, style):
+def torch_modules(kept, style):
     """(name, class, inputs, outputs, weight) of every module in order of completion."""
     rows = [("model.embed_tokens", "Embedding", ["ids"], ["embed"], "model.embed_tokens.weight")]
-    rows.append(("model.rotary_emb", "LlamaRotaryEmbedding", ["embed", "positions"], ["cos", "sin"], None))
+    rows.append(
+        ("model.rotary_emb", "LlamaRotaryEmbedding", ["embed", "positions"], ["cos", "sin"], None)
+    )
     x = "embed"
     for place, i in enumerate(kept):
         p, at = f"L{i}.", f"model.layers.{place}."
@@ -107,7 +109,13 @@ def torch_modules(config, kept, style):
             return (f"{at}{name}", "Linear", [source], [target], weight)
 
         def norm(name, source, target, at=at, i=i):
-            return (f"{at}{name}", "LlamaRMSNorm", [source], [target], f"model.layers.{i}.{name}.weight")
+            return (
+                f"{at}{name}",
+                "LlamaRMSNorm",
+                [source],
+                [target],
+                f"model.layers.{i}.{name}.weight",
+            )
 
         rows.append(norm("input_layernorm", x, p + "attn_norm"))
         branches = [
@@ -117,7 +125,9 @@ def torch_modules(config, kept, style):
         rows += branches
         if style.functional:
             inputs = [p + "q", p + "k", "cos", "sin"]
-            rows.append((f"{at}self_attn.rope", "ApplyRotary", inputs, [p + "q_rot", p + "k_rot"], None))
+            rows.append(
+                (f"{at}self_attn.rope", "ApplyRotary", inputs, [p + "q_rot", p + "k_rot"], None)
+            )
             inputs = [p + "q_rot", p + "k_rot", p + "v"]
             rows.append((f"{at}self_attn.core", "CoreAttention", inputs, [p + "core"], None))
         rows.append(linear("self_attn.o_proj", p + "core", p + "o"))
@@ -148,12 +158,15 @@ def renamed(name, names):
     return ".".join(p for p in (names.get(part, part) for part in name.split(".")) if p)
 
 
-def write_torch(path, config, kept, style, runs, weights, drop=lambda: False):
+def write_torch(path, kept, style, runs, weights, drop=lambda: False):
     """Write the runs; the truth. `drop` says of each file whether it is missing."""
     truth, tensors, records = Truth(), {}, []
-    rows = torch_modules(config, kept, style)
+    rows = torch_modules(kept, style)
     rows = [(renamed(n, style.names), c, i, o, w) for n, c, i, o, w in rows]
-    kinds = {c: (f"Module{chr(65 + k)}" if style.fake_classes else c) for k, c in enumerate(dict.fromkeys(r[1] for r in rows))}
+    kinds = {
+        c: (f"Module{chr(65 + k)}" if style.fake_classes else c)
+        for k, c in enumerate(dict.fromkeys(r[1] for r in rows))
+    }
     for step, values in enumerate(runs):
         order, calls = 0, defaultdict(int)
         for name, _, inputs, outputs, _ in rows:
@@ -178,13 +191,22 @@ def write_torch(path, config, kept, style, runs, weights, drop=lambda: False):
             key = f"w{len(listed)}"
             tensors[key] = weights[weight]
             listed.append(
-                {"node": name, "role": "param", "slot": "weight", "file": "data/a.safetensors", "key": key}
+                {
+                    "node": name,
+                    "role": "param",
+                    "slot": "weight",
+                    "file": "data/a.safetensors",
+                    "key": key,
+                }
             )
             truth.add(name, "param", "weight", None, 0, 0, [f"W:{weight}"])
     if style.layout == "ait":
         _write_ait(path, rows, kinds, records, listed, tensors)
         return replace_rank(truth)
-    modules = [{"name": n, "type": kinds[c], "parent": _parent(n)} for n, c in dict.fromkeys((r[0], r[1]) for r in rows)]
+    modules = [
+        {"name": n, "type": kinds[c], "parent": _parent(n)}
+        for n, c in dict.fromkeys((r[0], r[1]) for r in rows)
+    ]
     write_native(path, {"a.safetensors": tensors}, records, weights=listed, modules=modules)
     return truth
 
@@ -248,7 +270,12 @@ def _norm_op(weight, source, target):
 
 
 def _linear(labels, source, kind="LinearOperation"):
-    return Op(kind, [source, "|".join(f"W:{x}" for x in labels)], ["|".join(labels)], {"hasBias": False, "transposeB": True})
+    return Op(
+        kind,
+        [source, "|".join(f"W:{x}" for x in labels)],
+        ["|".join(labels)],
+        {"hasBias": False, "transposeB": True},
+    )
 
 
 def _row_parallel(label, source, style):
@@ -275,14 +302,27 @@ def atb_layer(i, x, style, decode):
         split = Op("SplitOperation", [pack], qkv, {"splitDim": 1})
         linear = _linear(qkv, p + "attn_norm")
         if style.fused == "mindie":
-            inside = Op("QKVLinearSplitPack", [p + "attn_norm", linear.inputs[1]], qkv, None, [linear, split])
+            inside = Op(
+                "QKVLinearSplitPack",
+                [p + "attn_norm", linear.inputs[1]],
+                qkv,
+                None,
+                [linear, split],
+            )
             attention.append(inside)
         else:
             attention += [linear, split]
     else:
         order = ("v", "k", "q") if style.swap_order else ("q", "k", "v")
         attention += [_linear([p + s], p + "attn_norm") for s in order]
-    attention.append(Op("RopeOperation", [p + "q", p + "k", "cos", "sin"], [p + "q_rot", p + "k_rot"], {"rotaryCoeff": 2}))
+    attention.append(
+        Op(
+            "RopeOperation",
+            [p + "q", p + "k", "cos", "sin"],
+            [p + "q_rot", p + "k_rot"],
+            {"rotaryCoeff": 2},
+        )
+    )
     attention.append(Op("ReshapeAndCacheOperation", [p + "k_rot", p + "v"], []))
     kind = "PagedAttentionOperation" if decode else "SelfAttentionOperation"
     attention.append(Op(kind, [p + "q_rot", p + "k_rot", p + "v"], [p + "core"], {"headNum": 4}))
@@ -300,10 +340,17 @@ def atb_layer(i, x, style, decode):
         mlp.append(Op("ActivationOperation", [p + "gate"], [p + "act"], {"activationType": 2}))
         mlp.append(Op("ElewiseOperation", [p + "act", p + "up"], [p + "prod"], {"elewiseType": 9}))
     else:
-        mlp.append(Op("ActivationOperation", ["|".join(gate_up)], [p + "prod"], {"activationType": 6}))
+        mlp.append(
+            Op("ActivationOperation", ["|".join(gate_up)], [p + "prod"], {"activationType": 6})
+        )
     mlp += _row_parallel(p + "down", p + "prod", style)
     if style.fused == "addnorm":
-        joined = Op("AddRmsNormOperation", [x, p + "o", f"W:{p}mlp_norm"], [p + "mlp_norm", p + "h"], {"epsilon": 1e-6})
+        joined = Op(
+            "AddRmsNormOperation",
+            [x, p + "o", f"W:{p}mlp_norm"],
+            [p + "mlp_norm", p + "h"],
+            {"epsilon": 1e-6},
+        )
         children = [norm, *attention, joined, *mlp, _add(p + "h", p + "down", p + "out")]
     elif style.fused == "mindie":
         children = [
@@ -313,33 +360,64 @@ def atb_layer(i, x, style, decode):
             _add(p + "h", p + "down", p + "out"),
         ]
     else:
-        children = [norm, *attention, _add(x, p + "o", p + "h"), mlp_norm, *mlp, _add(p + "h", p + "down", p + "out")]
+        children = [
+            norm,
+            *attention,
+            _add(x, p + "o", p + "h"),
+            mlp_norm,
+            *mlp,
+            _add(p + "h", p + "down", p + "out"),
+        ]
     if i in style.insert:
         at = random.Random(i).randrange(1, len(children))
         source = children[at - 1].outputs[0]
-        children.insert(at, Op("ElewiseOperation", [source], [f"half:{source}"], {"elewiseType": 2, "mulsParam": 0.5}))
+        children.insert(
+            at,
+            Op(
+                "ElewiseOperation",
+                [source],
+                [f"half:{source}"],
+                {"elewiseType": 2, "mulsParam": 0.5},
+            ),
+        )
     return Op("DecoderLayer", [x], [p + "out"], None, children)
 
 
 def atb_model(kept, style, decode):
     """First-level operations of one model."""
-    ops = [Op("WordEmbedding", ["W:model.embed_tokens.weight", "ids"], ["embed"], None,
-              [Op("GatherOperation", ["W:model.embed_tokens.weight", "ids"], ["embed"], {"axis": 0})])]
+    ops = [
+        Op(
+            "WordEmbedding",
+            ["W:model.embed_tokens.weight", "ids"],
+            ["embed"],
+            None,
+            [Op("GatherOperation", ["W:model.embed_tokens.weight", "ids"], ["embed"], {"axis": 0})],
+        )
+    ]
     x = "embed"
     for i in kept:
         ops.append(atb_layer(i, x, style, decode))
         x = f"L{i}.out"
     ops.append(_norm_op("model.norm.weight", x, "final_norm"))
     rows = "[-1]" if style.last_logits else ""
-    head = Op("LinearOperation", [f"final_norm{rows}", "W:lm_head.weight"], [f"logits{rows}"], {"hasBias": False})
-    children = [Op("GatherOperation", ["final_norm"], ["final_norm[-1]"], {"axis": 0})] if rows else []
-    ops.append(Op("LmHead", ["final_norm", "W:lm_head.weight"], [f"logits{rows}"], None, [*children, head]))
+    head = Op(
+        "LinearOperation",
+        [f"final_norm{rows}", "W:lm_head.weight"],
+        [f"logits{rows}"],
+        {"hasBias": False},
+    )
+    children = (
+        [Op("GatherOperation", ["final_norm"], ["final_norm[-1]"], {"axis": 0})] if rows else []
+    )
+    ops.append(
+        Op("LmHead", ["final_norm", "W:lm_head.weight"], [f"logits{rows}"], None, [*children, head])
+    )
     return ops
 
 
 class _AtbWriter:
-    def __init__(self, path, config, kept, style, weights, drop):
-        self.config, self.kept, self.style, self.weights, self.drop = config, kept, style, weights, drop
+    def __init__(self, path, style, weights, drop):
+        self.style, self.weights, self.drop = style, weights, drop
         self.dumps = [AtbDump(path, style.era, device=r, pid=1234 + r) for r in range(style.ranks)]
         self.truth = Truth()
 
@@ -364,7 +442,18 @@ class _AtbWriter:
         parts = []
         for one in labels:
             whole = values[one]
-            if ranks > 1 and one.split(".")[-1] in ("q", "k", "v", "q_rot", "k_rot", "core", "gate", "up", "act", "prod"):
+            if ranks > 1 and one.split(".")[-1] in (
+                "q",
+                "k",
+                "v",
+                "q_rot",
+                "k_rot",
+                "core",
+                "gate",
+                "up",
+                "act",
+                "prod",
+            ):
                 width = whole.shape[1] // ranks
                 whole = whole[:, rank * width : (rank + 1) * width]
             parts.append(whole)
@@ -400,7 +489,9 @@ class _AtbWriter:
             for side, role, labels in (("in", "input", op.inputs), ("out", "output", op.outputs)):
                 for slot, label in enumerate(labels):
                     hidden = label.startswith("W:") and not self.style.weights
-                    written[side].append(None if hidden or self.drop() else self.array(values, label, rank))
+                    written[side].append(
+                        None if hidden or self.drop() else self.array(values, label, rank)
+                    )
                     if written[side][-1] is None:
                         continue
                     one_row = len(values["ids"]) == 1
@@ -431,9 +522,9 @@ def _write_op(dump, execution, path, written, params):
         (directory / "op_param.json").write_text(text)
 
 
-def write_atb(path, config, kept, style, runs, weights, drop=lambda: False, warm=None):
-    """Write the runs in a writer era's layout; the truth. `warm` are the values of a warm-up prefill."""
-    writer = _AtbWriter(path, config, kept, style, weights, drop)
+def write_atb(path, kept, style, runs, weights, drop=lambda: False, warm=None):
+    """Write the runs as a writer era does; the truth. `warm` are a warm-up prefill's values."""
+    writer = _AtbWriter(path, style, weights, drop)
     prefill = atb_model(kept, style, decode=False)
     decode = prefill if style.one_model else atb_model(kept, style, decode=True)
     second = style.offset if style.one_model else style.offset + len(prefill)
@@ -452,7 +543,9 @@ def write_atb(path, config, kept, style, runs, weights, drop=lambda: False, warm
             for name, ops, start in zip(names, [prefill, decode], [0, len(prefill)], strict=True):
                 if name.endswith("Decode") and style.one_model:
                     continue
-                dump.model(name, [_node(op, [start + k], name, writer.name) for k, op in enumerate(ops)])
+                dump.model(
+                    name, [_node(op, [start + k], name, writer.name) for k, op in enumerate(ops)]
+                )
     return writer.truth
 
 
@@ -466,8 +559,3 @@ def _node(op, ids, model, name):
         param=op.params,
         nodes=[_node(child, [*ids, k], model, name) for k, child in enumerate(op.children)],
     )
-
-
-def styled(style, **changes):
-    """A style with some fields replaced."""
-    return replace(style, **changes)

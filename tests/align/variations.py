@@ -1,9 +1,9 @@
-"""Pairs of generated dumps whose alignment is known, by kind of difference, and the score of an alignment."""
+"""Generated pairs of dumps with known alignment, by kind of difference; scores of alignments."""
 
 import json
 import random
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -41,9 +41,9 @@ class Case:
 
     kind: str
     seed: int
-    config: Config = Config()
-    golden: object = Torch()
-    candidate: object = Atb()
+    config: Config = field(default_factory=Config)
+    golden: object = field(default_factory=Torch)
+    candidate: object = field(default_factory=Atb)
     golden_dtype: str = "float32"
     candidate_dtype: str = "float16"
     passes: int = 3
@@ -64,7 +64,9 @@ def _base(kind, seed):
         seed,
         config=Config(layers=layers),
         golden=Torch(weights=weights),
-        candidate=Atb(era=rng.choice(ERAS), fused=rng.choice(STYLES), weights=weights or rng.random() < 0.5),
+        candidate=Atb(
+            era=rng.choice(ERAS), fused=rng.choice(STYLES), weights=weights or rng.random() < 0.5
+        ),
         candidate_dtype=rng.choice(["float16", "bfloat16"]),
         golden_dtype=rng.choice(["float32", "bfloat16"]),
         passes=rng.choice([2, 3]),
@@ -79,22 +81,35 @@ def _plain(seed):
 def _rename(seed):
     rng, case = _base("rename", seed)
     names = rng.choice([OTHER_NAMES, NO_NAMES])
-    ops = {"LinearOperation": "MatMul", "RmsNormOperation": "Norm", "Attention": "SelfAttn", "DecoderLayer": "Qwen_Block"}
+    ops = {
+        "LinearOperation": "MatMul",
+        "RmsNormOperation": "Norm",
+        "Attention": "SelfAttn",
+        "DecoderLayer": "Qwen_Block",
+    }
     golden = replace(case.golden, names=names, fake_classes=rng.random() < 0.3)
-    return replace(case, golden=golden, candidate=replace(case.candidate, rename=rng.choice([ops, {}])))
+    return replace(
+        case, golden=golden, candidate=replace(case.candidate, rename=rng.choice([ops, {}]))
+    )
 
 
 def _fuse(seed):
     _, case = _base("fuse", seed)
     fused = ["addnorm", "mindie"][seed % 2]
-    return replace(case, golden=replace(case.golden, functional=True), candidate=replace(case.candidate, fused=fused))
+    return replace(
+        case,
+        golden=replace(case.golden, functional=True),
+        candidate=replace(case.candidate, fused=fused),
+    )
 
 
 def _split(seed):
     rng, case = _base("split", seed)
     qkv, gate_up = rng.choice([((), ()), (("q", "k", "v"), ()), ((), ("gate", "up"))])
     candidate = replace(case.candidate, fused="split", qkv=qkv, gate_up=gate_up)
-    return replace(case, candidate=candidate, golden=replace(case.golden, functional=rng.random() < 0.5))
+    return replace(
+        case, candidate=candidate, golden=replace(case.golden, functional=rng.random() < 0.5)
+    )
 
 
 def _reorder(seed):
@@ -106,7 +121,9 @@ def _reorder(seed):
         candidate = replace(case.candidate, qkv=(), gate_up=(), swap_order=True)
     else:
         candidate = case.candidate
-    return replace(case, candidate=candidate, golden=replace(case.golden, swap_order=rng.random() < 0.5))
+    return replace(
+        case, candidate=candidate, golden=replace(case.golden, swap_order=rng.random() < 0.5)
+    )
 
 
 def _delete(seed):
@@ -125,8 +142,11 @@ def _insert(seed):
 def _repeat(seed):
     rng, case = _base("repeat", seed)
     golden = replace(case.golden, shared_act=True, functional=rng.random() < 0.5)
-    everything = {k: "Op" for k in ("LinearOperation", "ElewiseOperation", "RmsNormOperation", "ActivationOperation")}
-    return replace(case, golden=golden, candidate=replace(case.candidate, rename=rng.choice([everything, {}])))
+    kinds = ("LinearOperation", "ElewiseOperation", "RmsNormOperation", "ActivationOperation")
+    everything = dict.fromkeys(kinds, "Op")
+    return replace(
+        case, golden=golden, candidate=replace(case.candidate, rename=rng.choice([everything, {}]))
+    )
 
 
 def _drop(seed):
@@ -154,20 +174,26 @@ def _layers(seed):
 def _fault(seed):
     rng, case = _base("fault", seed)
     layer = rng.randrange(case.config.layers)
-    part = rng.choice(["attn_norm", "q", "k_rot", "core", "o", "h", "mlp_norm", "gate", "prod", "down"])
+    part = rng.choice(
+        ["attn_norm", "q", "k_rot", "core", "o", "h", "mlp_norm", "gate", "prod", "down"]
+    )
     how = rng.choice(["scaled", "noise", "zero", "rolled"])
     return replace(case, fault=(f"L{layer}.{part}", how))
 
 
 def _ranks(seed):
     rng, case = _base("ranks", seed)
-    return replace(case, candidate=replace(case.candidate, ranks=2, insert=(0,) if rng.random() < 0.2 else ()))
+    return replace(
+        case, candidate=replace(case.candidate, ranks=2, insert=(0,) if rng.random() < 0.2 else ())
+    )
 
 
 def _checkpoint(seed):
     rng, case = _base("checkpoint", seed)
     candidate = replace(case.candidate, weights=True, transposed=rng.random() < 0.3)
-    return replace(case, golden=replace(case.golden, weights=False), candidate=candidate, checkpoint=True)
+    return replace(
+        case, golden=replace(case.golden, weights=False), candidate=candidate, checkpoint=True
+    )
 
 
 def _steps(seed):
@@ -179,7 +205,9 @@ def _steps(seed):
 
 def _no_topology(seed):
     rng, case = _base("no topology", seed)
-    return replace(case, candidate=replace(case.candidate, topology=False, weights=rng.random() < 0.5))
+    return replace(
+        case, candidate=replace(case.candidate, topology=False, weights=rng.random() < 0.5)
+    )
 
 
 def _atb_atb(seed):
@@ -190,8 +218,14 @@ def _atb_atb(seed):
 
 def _torch_torch(seed):
     rng, case = _base("torch to torch", seed)
-    candidate = Torch(names=rng.choice([OTHER_NAMES, NO_NAMES]), functional=rng.random() < 0.5, weights=case.golden.weights)
-    return replace(case, candidate=candidate, golden=replace(case.golden, swap_order=rng.random() < 0.5))
+    candidate = Torch(
+        names=rng.choice([OTHER_NAMES, NO_NAMES]),
+        functional=rng.random() < 0.5,
+        weights=case.golden.weights,
+    )
+    return replace(
+        case, candidate=candidate, golden=replace(case.golden, swap_order=rng.random() < 0.5)
+    )
 
 
 def _hook(seed):
@@ -201,7 +235,11 @@ def _hook(seed):
 
 def _deep(seed):
     rng, case = _base("deep", seed)
-    return replace(case, config=Config(layers=rng.choice([24, 48]), hidden=16, heads=2, kv_heads=1, inter=24), passes=2)
+    return replace(
+        case,
+        config=Config(layers=rng.choice([24, 48]), hidden=16, heads=2, kv_heads=1, inter=24),
+        passes=2,
+    )
 
 
 KINDS = {
@@ -248,17 +286,21 @@ def write(case, path):
     prompt = [rng.randrange(config.vocab) for _ in range(case.prompt)]
     golden_run = Decoder(config, weights, case.golden_dtype, keep_layers=golden_layers)
     golden = generate(golden_run, prompt, case.passes)
-    mine = Decoder(config, weights, case.candidate_dtype, keep_layers=candidate_layers, fault=case.fault)
+    mine = Decoder(
+        config, weights, case.candidate_dtype, keep_layers=candidate_layers, fault=case.fault
+    )
     candidate = generate(mine, prompt, case.passes, follow=chosen(golden))
-    warm = Decoder(config, weights, case.candidate_dtype, keep_layers=candidate_layers).forward([1] * case.prompt)
+    warm = Decoder(config, weights, case.candidate_dtype, keep_layers=candidate_layers).forward(
+        [1] * case.prompt
+    )
 
     def drop():
         return rng.random() < case.drop
 
     def put(side, where, layers, runs):
         if isinstance(side, Torch):
-            return write_torch(path / where, config, layers, side, runs, weights, drop)
-        return write_atb(path / where, config, layers, side, runs, weights, drop, warm)
+            return write_torch(path / where, layers, side, runs, weights, drop)
+        return write_atb(path / where, layers, side, runs, weights, drop, warm)
 
     truths = [
         put(case.golden, "golden", golden_layers, golden),
@@ -316,7 +358,13 @@ def score(written):
     columns = alignment.columns()
     result = Score(wrong=[], missed=[])
     found = set()
-    rows = zip(*(columns[k] for k in ("golden_records", "candidate_records", "confidence", "transform", "evidence")), strict=True)
+    rows = zip(
+        *(
+            columns[k]
+            for k in ("golden_records", "candidate_records", "confidence", "transform", "evidence")
+        ),
+        strict=True,
+    )
     for mine, other, confidence, transform, evidence in rows:
         if confidence < JUDGED:
             continue
@@ -327,14 +375,28 @@ def score(written):
             found.update(mine)
         else:
             result.sure_and_wrong += confidence > 0.9
-            result.wrong.append((mine, other, [ours[i] for i in mine], [theirs[i] for i in other], confidence, evidence, transform))
+            result.wrong.append(
+                (
+                    mine,
+                    other,
+                    [ours[i] for i in mine],
+                    [theirs[i] for i in other],
+                    confidence,
+                    evidence,
+                    transform,
+                )
+            )
     there = defaultdict(bool)
     for labels in theirs:
         for label in labels:
             there[label.removesuffix("[-1]")] = True
     roles = golden.columns()["role"]
     for i, labels in enumerate(ours):
-        if roles[i] == "input" or not labels or not all(there[x.removesuffix("[-1]")] for x in labels):
+        if (
+            roles[i] == "input"
+            or not labels
+            or not all(there[x.removesuffix("[-1]")] for x in labels)
+        ):
             continue
         result.wanted += 1
         if i in found:
@@ -354,7 +416,7 @@ def _labels(dump, truth):
 
 
 def _right(ours, theirs, transform):
-    """Whether the labels are the same, or one side is part of the other's pack and was cut out of it."""
+    """Whether the labels are the same, or one side was cut out of the other's pack."""
     ours = [tuple(x.replace("part:", "") for x in labels) for labels in ours]
     theirs = [tuple(x.replace("part:", "") for x in labels) for labels in theirs]
     if any(labels != ours[0] for labels in ours) or any(labels != theirs[0] for labels in theirs):

@@ -220,6 +220,7 @@ def test_a_nan_is_a_finding_with_its_place(runs):
 
 def test_nothing_in_common_is_an_error_that_says_what_there_is(runs):
     for path in (runs / "mine").iterdir():
+        np.save(path, np.load(path)[:3, :5] + 1)
         path.rename(path.with_stem(f"block_{path.stem}_out"))
     done = compare("golden", "mine", "-o", "report")
     assert done.exit_code == 2

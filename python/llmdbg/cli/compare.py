@@ -20,6 +20,7 @@ EXAMPLES = """Examples:
 \b
   llmdbg compare dumps/golden dumps/candidate
   llmdbg compare golden.npy candidate.bin --json
+  llmdbg compare torch_dump atb_dump --weights model/ --level layer
   llmdbg compare -gp GOLDEN -mp MINE -o report -alg mine.py:my_measure
   llmdbg compare GOLDEN MINE --calibrate CLEAN --gate 'max_ratio<=3' --fail-on never
 
@@ -43,12 +44,13 @@ class Shadow(StrEnum):
 
 
 class Level(StrEnum):
-    """`ait llm`'s levels."""
+    """What is compared; the last three are `ait llm`'s words for op, op and token."""
 
     LAYER = "layer"
+    OP = "op"
+    TOKEN = "token"
     MODULE = "module"
     API = "api"
-    TOKEN = "token"
     LOGITS = "logits"
 
 
@@ -71,6 +73,9 @@ class LogLevel(StrEnum):
     ERROR = "error"
     FATAL = "fatal"
     CRITICAL = "critical"
+
+
+_LEVELS = {Level.MODULE: "op", Level.API: "op", Level.LOGITS: "token"}
 
 
 @reports_errors
@@ -165,6 +170,7 @@ def compare(
             "-mf",
             "--mapping-file",
             "--op-mapping-file",
+            "--mapping",
             metavar="FILE",
             help="An edited alignment.json, or ait's op_mapping_file.json (or its folder).",
         ),
@@ -179,14 +185,25 @@ def compare(
             "It runs that file.",
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="PATH",
+            help="Checkpoint that both runs loaded (.safetensors or a folder of them): tells "
+            "operators of different names apart.",
+        ),
+    ] = None,
     level: Annotated[
         Level,
         typer.Option(
             "-cl",
+            "--level",
             "--cmp-level",
-            help="token and logits compare each step's last output only; the others compare all.",
+            help="layer: blocks first, then the operators of the one to blame; op: all "
+            "operators; token: the logits of each step.",
         ),
-    ] = Level.LAYER,
+    ] = Level.OP,
     log_level: Annotated[
         LogLevel, typer.Option("-l", "--log-level", help="warning and above hide progress.")
     ] = LogLevel.INFO,
@@ -214,10 +231,11 @@ def compare(
             threads=threads,
             kl=kl,
             mapping=mapping,
+            weights=weights,
             custom=custom,
             step=step,
             rank=rank,
-            last_output_only=level in (Level.TOKEN, Level.LOGITS),
+            level=_LEVELS.get(level, level.value),
             shadow=shadow.value,
             calibrate=calibrate,
             gates=gate or [],

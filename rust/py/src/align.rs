@@ -3,12 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use llmdbg_core::compare::Options;
 use llmdbg_core::{Error, align};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::compare;
 use crate::dump::Dump;
 use crate::error::to_py;
+use crate::tensor::TensorBuffer;
 
 /// Which tensors of two dumps stand for the same value.
 #[pyclass(frozen, module = "llmdbg._core")]
@@ -78,6 +82,42 @@ impl Alignment {
     #[getter]
     fn steps(&self) -> Vec<(Option<u64>, Option<u64>)> {
         self.inner.steps.pairs.clone()
+    }
+
+    /// Measures of some of the pairs, after their transforms.
+    #[pyo3(signature = (pairs, *, threads = 0, kl = true, progress = None))]
+    fn compare<'py>(
+        &self,
+        py: Python<'py>,
+        pairs: Vec<usize>,
+        threads: usize,
+        kl: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let len = self.inner.pairs.len();
+        if let Some(&i) = pairs.iter().find(|&&i| i >= len) {
+            return Err(PyIndexError::new_err(format!("pair {i} of {len}")));
+        }
+        let (golden, candidate) = (self.golden.get(), self.candidate.get());
+        let open = |i: usize| {
+            let pair = &self.inner.pairs[pairs[i]];
+            let own = align::tensor(&golden.read(), &pair.golden);
+            (own, align::tensor(&candidate.read(), &pair.candidate))
+        };
+        let options = Options { threads, kl, ..Options::default() };
+        let rows = compare::run(py, pairs.len(), &open, &options, progress.as_ref())?;
+        compare::columns(py, &rows)
+    }
+
+    /// Both tensors of a pair, after its transforms.
+    fn tensors(&self, py: Python<'_>, pair: usize) -> PyResult<(TensorBuffer, TensorBuffer)> {
+        let len = self.inner.pairs.len();
+        let found = self.inner.pairs.get(pair);
+        let found = found.ok_or_else(|| PyIndexError::new_err(format!("pair {pair} of {len}")))?;
+        let (golden, candidate) = (self.golden.get(), self.candidate.get());
+        let open =
+            |dump: &Dump, side: &align::Side| align::tensor(&dump.read(), side).and_then(TensorBuffer::new);
+        py.detach(|| Ok((open(golden, &found.golden)?, open(candidate, &found.candidate)?))).map_err(to_py)
     }
 
     fn to_json(&self, py: Python<'_>) -> String {

@@ -140,7 +140,7 @@ pub(crate) fn tensor_stats(
 }
 
 /// Runs without the GIL; the calling thread takes it back now and then for signals and progress.
-fn run(
+pub(crate) fn run(
     py: Python<'_>,
     count: usize,
     open: &(dyn Fn(usize) -> (Result<Tensor>, Result<Tensor>) + Sync),
@@ -176,7 +176,7 @@ fn run(
 }
 
 /// One array or list per column, one element per row.
-fn columns<'py>(py: Python<'py>, rows: &[Row]) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn columns<'py>(py: Python<'py>, rows: &[Row]) -> PyResult<Bound<'py, PyDict>> {
     let out = PyDict::new(py);
     for column in compare::columns() {
         let measures = rows.iter().map(|row| &row.measures);

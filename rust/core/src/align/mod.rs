@@ -142,8 +142,9 @@ fn names_suffice(alignment: &Alignment, golden: &Dump, candidate: &Dump) -> bool
     let left = |dump: &Dump, side: fn(&Pair) -> &Side| {
         let paired: BTreeSet<usize> =
             alignment.pairs.iter().flat_map(|p| side(p).records.iter().copied()).collect();
-        let outputs =
-            |i: &usize| matches!(dump.records[*i].role, Role::Output | Role::Other) && !dump.records[*i].is_stale();
+        let outputs = |i: &usize| {
+            matches!(dump.records[*i].role, Role::Output | Role::Other) && !dump.records[*i].is_stale()
+        };
         let all = (0..dump.records.len()).filter(outputs).count();
         (all, (0..dump.records.len()).filter(outputs).filter(|i| !paired.contains(i)).count())
     };

@@ -314,7 +314,7 @@ mod tests {
     fn heads_change_between_halves_and_pairs() {
         let heads = ints(&[1, 8], 0..8);
         let pairs = Transform::HeadPermutation { head: 4, interleave: true };
-        let (_, values) = made(vec![heads.clone()], &[pairs.clone()]);
+        let (_, values) = made(vec![heads.clone()], std::slice::from_ref(&pairs));
         assert_eq!(values, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
         let back = Transform::HeadPermutation { head: 4, interleave: false };
         assert_eq!(made(vec![heads], &[pairs, back]).1, (0..8).map(f64::from).collect::<Vec<_>>());
@@ -322,10 +322,10 @@ mod tests {
 
     #[test]
     fn copies_and_other_shapes() {
-        let (shape, values) =
-            made(vec![ints(&[2, 1], 0..2)], &[Transform::Permute { axes: vec![1, 0] }, Transform::Broadcast {
-                times: 2,
-            }]);
+        let (shape, values) = made(
+            vec![ints(&[2, 1], 0..2)],
+            &[Transform::Permute { axes: vec![1, 0] }, Transform::Broadcast { times: 2 }],
+        );
         assert_eq!((shape, values), (vec![2, 2], vec![0.0, 1.0, 0.0, 1.0]));
         assert!(apply(vec![ints(&[2], 0..2)], &[Transform::Reshape { shape: vec![3] }]).is_err());
     }
@@ -334,14 +334,17 @@ mod tests {
     fn blocks_of_sixteen_become_rows() {
         // 2 × 20 in storage [1, 2, 16, 16]: element (r, c) lies at block c / 16, row r, column c % 16.
         let mut storage = vec![-1i32; 512];
-        for r in 0..2usize {
-            for c in 0..20usize {
-                storage[c / 16 * 256 + r * 16 + c % 16] = (r * 20 + c) as i32;
+        for (r, first) in [(0, 0), (1, 20)] {
+            for (c, value) in (first..first + 20).enumerate() {
+                storage[c / 16 * 256 + r * 16 + c % 16] = value;
             }
         }
         let nz = ints(&[1, 2, 16, 16], storage);
         let to = Transform::NzToNd { shape: vec![2, 20] };
-        assert_eq!(made(vec![nz], &[to.clone()]), (vec![2, 20], (0..40).map(f64::from).collect()));
+        assert_eq!(
+            made(vec![nz], std::slice::from_ref(&to)),
+            (vec![2, 20], (0..40).map(f64::from).collect())
+        );
         let message = apply(vec![ints(&[2, 20], 0..40)], &[to]).unwrap_err().to_string();
         assert!(message.contains("cut its padding off"), "{message}");
     }

@@ -395,6 +395,7 @@ mod tests {
                 file[offset as usize..(offset + len) as usize].to_vec()
             }
             crate::Storage::Memory(bytes) => bytes.to_vec(),
+            crate::Storage::Computed(_) => unreachable!("files hold their bytes"),
         }
     }
 

@@ -5,7 +5,11 @@ const EXACT: usize = 320;
 
 /// For each row the column it is paired with: the pairs with the greatest sum of scores. A pair that scores
 /// `None`, or nothing above 0, is never chosen.
-pub(super) fn assign(rows: usize, cols: usize, score: impl Fn(usize, usize) -> Option<f64>) -> Vec<Option<usize>> {
+pub(super) fn assign(
+    rows: usize,
+    cols: usize,
+    score: impl Fn(usize, usize) -> Option<f64>,
+) -> Vec<Option<usize>> {
     if rows == 0 || cols == 0 {
         return vec![None; rows];
     }
@@ -78,7 +82,11 @@ fn best(rows: usize, cols: usize, score: &dyn Fn(usize, usize) -> Option<f64>) -
 }
 
 /// The best pairs that keep the order of both sides (Needleman and Wunsch 1970).
-pub(super) fn in_order(rows: usize, cols: usize, score: impl Fn(usize, usize) -> Option<f64>) -> Vec<Option<usize>> {
+pub(super) fn in_order(
+    rows: usize,
+    cols: usize,
+    score: impl Fn(usize, usize) -> Option<f64>,
+) -> Vec<Option<usize>> {
     const PAIR: u8 = 0;
     const SKIP_ROW: u8 = 1;
     const SKIP_COL: u8 = 2;
@@ -88,7 +96,8 @@ pub(super) fn in_order(rows: usize, cols: usize, score: impl Fn(usize, usize) ->
     for r in (0..rows).rev() {
         here[cols] = 0.0;
         for c in (0..cols).rev() {
-            let (mut value, mut step) = if below[c] >= here[c + 1] { (below[c], SKIP_ROW) } else { (here[c + 1], SKIP_COL) };
+            let (mut value, mut step) =
+                if below[c] >= here[c + 1] { (below[c], SKIP_ROW) } else { (here[c + 1], SKIP_COL) };
             if let Some(s) = score(r, c).filter(|&s| s > 0.0) {
                 let paired = below[c + 1] + s as f32;
                 if paired >= value {

@@ -27,7 +27,11 @@ pub(super) fn find(model: &mut Model) {
         let place = if names::is_atb(name) {
             let (top, rest) = split(name);
             let kind = names::atb_part(top).map_or("", |(_, kind)| kind);
-            if is_block(top, kind) { (Some(top.to_owned()), rest.to_owned()) } else { (None, kind_path(name)) }
+            if is_block(top, kind) {
+                (Some(top.to_owned()), rest.to_owned())
+            } else {
+                (None, kind_path(name))
+            }
         } else {
             in_path(name)
         };
@@ -69,7 +73,8 @@ fn split(name: &str) -> (&str, &str) {
 
 /// An ATB path without numbers.
 fn kind_path(name: &str) -> String {
-    let kinds: Vec<&str> = name.split('/').map(|part| names::atb_part(part).map_or(part, |(_, n)| n)).collect();
+    let kinds: Vec<&str> =
+        name.split('/').map(|part| names::atb_part(part).map_or(part, |(_, n)| n)).collect();
     kinds.join("/")
 }
 
@@ -88,7 +93,11 @@ fn in_path(name: &str) -> (Option<String>, String) {
 
 /// Which block of the golden side is which of the candidate: in order, by what is known of each pair.
 /// A pair of which nothing is known scores 0 and is better than none.
-pub(super) fn pair(golden: usize, candidate: usize, score: impl Fn(usize, usize) -> f64) -> Vec<Option<usize>> {
+pub(super) fn pair(
+    golden: usize,
+    candidate: usize,
+    score: impl Fn(usize, usize) -> f64,
+) -> Vec<Option<usize>> {
     // Blocks missing from one side are few; pairs far off the diagonal are not looked at.
     let band = golden.abs_diff(candidate) + 2;
     let near = |i: usize, j: usize| i.abs_diff(j) <= band;

@@ -97,7 +97,8 @@ fn at(
     let Some(shape) = shapes.0.of(g) else { return };
     if spot.form.joins_ranks() {
         let Some(records) = records else { return };
-        let Some(transforms) = shapes.1.of(records[0]).and_then(|other| spot.form.transforms(&shape, &other)) else {
+        let Some(transforms) = shapes.1.of(records[0]).and_then(|other| spot.form.transforms(&shape, &other))
+        else {
             return;
         };
         push(records, transforms, 1.0);
@@ -188,7 +189,8 @@ pub(super) fn weights(golden: &Model, candidate: &Model, anchors: &[Anchor]) -> 
         let own = golden.places[p].record;
         let q = anchor.candidate_place;
         let step = candidate.dump.records[candidate.places[q].record].step;
-        let all: Option<Vec<usize>> = candidate.ranks.iter().map(|&r| candidate.record(q, (step, r))).collect();
+        let all: Option<Vec<usize>> =
+            candidate.ranks.iter().map(|&r| candidate.record(q, (step, r))).collect();
         let groups: Vec<Vec<usize>> = match all {
             Some(all) if anchor.joins_ranks => vec![all],
             _ if anchor.joins_ranks => continue,

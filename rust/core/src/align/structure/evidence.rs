@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn content_never_outweighs_a_contradicting_weight() {
-        let alike = Evidence { weight: -1.0, content: Some(1.0), family: 1.0, shape: 1.0, ..Evidence::default() };
+        let alike =
+            Evidence { weight: -1.0, content: Some(1.0), family: 1.0, shape: 1.0, ..Evidence::default() };
         let named = Evidence { weight: 1.0, family: 1.0, shape: 1.0, ..Evidence::default() };
         assert!(named.score() > alike.score());
         assert!(alike.confidence(9.0) < 0.6);

@@ -118,7 +118,7 @@ pub(super) fn agreement(a: Family, b: Family) -> f64 {
     match (a, b) {
         (Unknown, _) | (_, Unknown) => 0.0,
         _ if a == b => 1.0,
-        (Norm, AddNorm) | (AddNorm, Norm) | (Add, AddNorm) | (AddNorm, Add) => 0.5,
+        (Norm | Add, AddNorm) | (AddNorm, Norm | Add) => 0.5,
         (Multiply, Gated) | (Gated, Multiply) => 0.6,
         // The split halves of a packed linear, and the sum that follows one: bias, or ranks.
         (Linear, Split | Add | Collective) | (Split | Add | Collective, Linear) => 0.2,
@@ -161,7 +161,10 @@ mod tests {
         for (family, names) in [
             (Linear, ["Linear", "LinearOperation", "ParallelLinearBaseV2", "LinearQuantOperation"]),
             (Norm, ["LlamaRMSNorm", "RmsNormOperation", "LayerNormOperation", "FastLayerNorm"]),
-            (Attention, ["SelfAttentionOperation", "PagedAttentionOperation", "CoreAttention", "FlashAttention"]),
+            (
+                Attention,
+                ["SelfAttentionOperation", "PagedAttentionOperation", "CoreAttention", "FlashAttention"],
+            ),
             (Rope, ["RopeOperation", "LlamaRotaryEmbedding", "RotaryPositionEmbedding", "ApplyRotary"]),
             (Embedding, ["Embedding", "GatherOperation", "WordEmbedding", "VocabParallelEmbedding"]),
         ] {

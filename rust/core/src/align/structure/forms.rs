@@ -66,7 +66,11 @@ pub(super) fn between(golden: &[u64], candidate: &[u64], ranks: u64, is_nz: bool
             forms.push(Form::RanksSum);
         }
     } else if numel(golden) == numel(candidate) {
-        if cols == other_cols || rows == other_rows || is_heads(golden, candidate) || is_heads(candidate, golden) {
+        if cols == other_cols
+            || rows == other_rows
+            || is_heads(golden, candidate)
+            || is_heads(candidate, golden)
+        {
             forms.push(Form::Reshape);
         }
         if heads_first(golden, candidate).is_some() || heads_first(candidate, golden).is_some() {
@@ -77,7 +81,8 @@ pub(super) fn between(golden: &[u64], candidate: &[u64], ranks: u64, is_nz: bool
         }
     } else if ranks > 1 && cols == other_cols * ranks && rows == other_rows {
         forms.push(Form::RanksColumns);
-    } else if ranks > 1 && cols == other_cols && rows == other_rows * ranks && golden.len() == candidate.len() {
+    } else if ranks > 1 && cols == other_cols && rows == other_rows * ranks && golden.len() == candidate.len()
+    {
         forms.push(Form::RanksRows);
     } else if cols == other_cols && rows > 0 && other_rows > 0 {
         if other_rows < rows {
@@ -95,7 +100,8 @@ pub(super) fn between(golden: &[u64], candidate: &[u64], ranks: u64, is_nz: bool
 /// `[…, h, d]` is `[…, h·d]` with its heads apart.
 fn is_heads(apart: &[u64], merged: &[u64]) -> bool {
     let (apart, merged) = (squeezed(apart), squeezed(merged));
-    apart.len() == merged.len() + 1 && apart[..merged.len().saturating_sub(1)] == merged[..merged.len().saturating_sub(1)]
+    apart.len() == merged.len() + 1
+        && apart[..merged.len().saturating_sub(1)] == merged[..merged.len().saturating_sub(1)]
 }
 
 /// For `[b, h, t, d]` or `[h, t, d]` against rows of `h·d`: the order of axes that puts heads last but one.
@@ -131,7 +137,11 @@ impl Form {
     }
 
     /// The transforms of both sides, for records of these shapes (of one rank); `None` where the form does not fit.
-    pub(super) fn transforms(self, golden: &[u64], candidate: &[u64]) -> Option<(Vec<Transform>, Vec<Transform>)> {
+    pub(super) fn transforms(
+        self,
+        golden: &[u64],
+        candidate: &[u64],
+    ) -> Option<(Vec<Transform>, Vec<Transform>)> {
         let ((rows, cols), (other_rows, other_cols)) = (matrix(golden), matrix(candidate));
         let last = |shape: &[u64]| shape.len().saturating_sub(1);
         let on_candidate = |t: Vec<Transform>| Some((Vec::new(), t));
@@ -151,14 +161,21 @@ impl Form {
             Self::HeadsFirst => {
                 if let Some(axes) = heads_first(golden, candidate) {
                     let shape = candidate.to_vec();
-                    return Some((vec![Transform::Permute { axes }, Transform::Reshape { shape }], Vec::new()));
+                    return Some((
+                        vec![Transform::Permute { axes }, Transform::Reshape { shape }],
+                        Vec::new(),
+                    ));
                 }
                 let axes = heads_first(candidate, golden)?;
                 on_candidate(vec![Transform::Permute { axes }, Transform::Reshape { shape: golden.to_vec() }])
             }
             // At a step of one token there is nothing to cut.
-            Self::LastRows | Self::FirstRows | Self::Repeat if rows == other_rows => Self::Reshape.plain(golden, candidate),
-            Self::LastRows if other_rows < rows => Some((cut(golden, rows - other_rows, other_rows), Vec::new())),
+            Self::LastRows | Self::FirstRows | Self::Repeat if rows == other_rows => {
+                Self::Reshape.plain(golden, candidate)
+            }
+            Self::LastRows if other_rows < rows => {
+                Some((cut(golden, rows - other_rows, other_rows), Vec::new()))
+            }
             Self::LastRows => on_candidate(cut(candidate, other_rows - rows, rows)),
             Self::FirstRows if other_rows < rows => Some((cut(golden, 0, other_rows), Vec::new())),
             Self::FirstRows => on_candidate(cut(candidate, 0, rows)),
@@ -180,7 +197,6 @@ impl Form {
                     .then(|| Transform::Reshape { shape: candidate.to_vec() });
                 Some(([slice].into_iter().chain(reshape).collect(), Vec::new()))
             }
-            Self::CandidateColumns { .. } | Self::GoldenColumns { .. } => None,
             Self::RanksPack { start, len } if start + len <= other_cols && rows == other_rows && len > 0 => {
                 let ranks = cols / len;
                 on_candidate(vec![
@@ -190,7 +206,7 @@ impl Form {
                     Transform::Reshape { shape: golden.to_vec() },
                 ])
             }
-            Self::RanksPack { .. } => None,
+            Self::CandidateColumns { .. } | Self::GoldenColumns { .. } | Self::RanksPack { .. } => None,
             Self::RanksColumns => on_candidate(vec![Transform::ShardConcat { axis: last(candidate) }]),
             Self::RanksRows => on_candidate(vec![Transform::ShardConcat { axis: 0 }]),
             Self::RanksSum => on_candidate(vec![Transform::ShardSum]),
@@ -242,10 +258,8 @@ mod tests {
     #[test]
     fn a_step_of_one_token_needs_no_cut() {
         assert_eq!(Form::LastRows.transforms(&[1, 1, 64], &[1, 64]), Some((vec![], vec![])));
-        let cut = vec![
-            Transform::Reshape { shape: vec![5, 64] },
-            Transform::Slice { axis: 0, start: 4, len: 1 },
-        ];
+        let cut =
+            vec![Transform::Reshape { shape: vec![5, 64] }, Transform::Slice { axis: 0, start: 4, len: 1 }];
         assert_eq!(Form::LastRows.transforms(&[1, 5, 64], &[1, 64]), Some((cut, vec![])));
     }
 }

@@ -14,8 +14,8 @@ use crate::{Tensor, TensorInfo};
 
 /// More pairs of items than this in one segment are scored by type and shape alone, in order.
 const FULL: usize = 250_000;
-/// Rounds in which matched neighbours speak for further pairs.
-const ROUNDS: usize = 4;
+/// The least score of a pair in each of the rounds in which matched neighbours speak for further pairs.
+const ROUNDS: [f64; 5] = [3.0, 2.0, 1.0, 0.0, 0.0];
 /// Confidence of pairs in blocks that only their order pairs, where the numbers of blocks differ.
 const UNCERTAIN: f64 = 0.5;
 /// Distance up to which a part of a pack is the tensor it is held against.
@@ -73,7 +73,12 @@ pub(super) struct Matching<'a> {
 }
 
 impl<'a> Matching<'a> {
-    pub(super) fn new(golden: &'a Model<'a>, candidate: &'a Model<'a>, anchors: &[Anchor], ranks: u64) -> Self {
+    pub(super) fn new(
+        golden: &'a Model<'a>,
+        candidate: &'a Model<'a>,
+        anchors: &[Anchor],
+        ranks: u64,
+    ) -> Self {
         let mut matching = Self {
             golden,
             candidate,
@@ -100,8 +105,10 @@ impl<'a> Matching<'a> {
     fn tie(&mut self, anchor: &Anchor) {
         self.partner.entry(anchor.golden_unit).or_default().insert(anchor.candidate_unit);
         self.partner_back.entry(anchor.candidate_unit).or_default().insert(anchor.golden_unit);
-        let (golden, candidate) =
-            (Self::output(self.golden, anchor.golden_unit), Self::output(self.candidate, anchor.candidate_unit));
+        let (golden, candidate) = (
+            Self::output(self.golden, anchor.golden_unit),
+            Self::output(self.candidate, anchor.candidate_unit),
+        );
         let mut pairs = Vec::new();
         if let (Some(g), Some(c)) = (golden, candidate) {
             pairs.push((g, c, anchor.output));
@@ -121,9 +128,10 @@ impl<'a> Matching<'a> {
                 // The reduction behind the partial sums.
                 let reduced = candidate.and_then(|c| {
                     let children = &self.candidate.values[c].children;
-                    children.iter().copied().find(|&v| {
-                        self.candidate.unit_of(v).is_some_and(|u| u.family == Family::Collective)
-                    })
+                    children
+                        .iter()
+                        .copied()
+                        .find(|&v| self.candidate.unit_of(v).is_some_and(|u| u.family == Family::Collective))
                 });
                 pairs.extend(golden.zip(reduced).map(|(g, c)| (g, c, Form::Same)));
             }
@@ -144,16 +152,17 @@ impl<'a> Matching<'a> {
             noise = segment.noise;
         }
         let no_votes = Votes::default();
-        for _ in 0..ROUNDS {
+        // What is certain first: it speaks for its neighbours before they are chosen.
+        for least in ROUNDS {
             for segment in &mut segments {
-                self.choose(segment, &no_votes);
+                self.choose(segment, &no_votes, least);
             }
             self.remember(&segments);
         }
         let votes = Votes::of(self, &segments);
         for _ in 0..2 {
             for segment in &mut segments {
-                self.choose(segment, &votes);
+                self.choose(segment, &votes, 0.0);
             }
             self.remember(&segments);
         }
@@ -174,8 +183,10 @@ impl<'a> Matching<'a> {
         let mut segments = Vec::new();
         let missing: Vec<&str> =
             (0..n).filter(|&b| pairs[b].is_none()).map(|b| self.golden.blocks[b].as_str()).collect();
-        let extra: Vec<&str> =
-            (0..m).filter(|b| !pairs.contains(&Some(*b))).map(|b| self.candidate.blocks[b].as_str()).collect();
+        let extra: Vec<&str> = (0..m)
+            .filter(|b| !pairs.contains(&Some(*b)))
+            .map(|b| self.candidate.blocks[b].as_str())
+            .collect();
         if n > 0 && m > 0 && (!missing.is_empty() || !extra.is_empty()) {
             let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             self.notes.push(format!(
@@ -231,9 +242,9 @@ impl<'a> Matching<'a> {
         let (own, other) = (by_block(self.golden, n), by_block(self.candidate, m));
         // Without weights, content: only where the numbers of blocks leave a question.
         let content = |b: usize, p: usize| {
-            let near = own[b].iter().filter(|&&g| {
-                other[p].iter().any(|&c| self.distance(g, c).is_some_and(|d| d < 0.01))
-            });
+            let near = own[b]
+                .iter()
+                .filter(|&&g| other[p].iter().any(|&c| self.distance(g, c).is_some_and(|d| d < 0.01)));
             near.count() as f64 / own[b].len().max(1) as f64
         };
         let score = |b: usize, p: usize| {
@@ -309,7 +320,11 @@ impl<'a> Matching<'a> {
         for form in options {
             let equal_order = matches!(form, Form::Same | Form::Reshape);
             let distance = if equal_order {
-                a.sketch.as_ref().zip(b.sketch.as_ref()).and_then(|(x, y)| sketch::likeness(x, y)).map(|l| 1.0 - l)
+                a.sketch
+                    .as_ref()
+                    .zip(b.sketch.as_ref())
+                    .and_then(|(x, y)| sketch::likeness(x, y))
+                    .map(|l| 1.0 - l)
             } else if a.cut.is_none() && b.cut.is_none() {
                 self.joined_distance(a, b, form)
             } else {
@@ -363,7 +378,9 @@ impl<'a> Matching<'a> {
         let (value, other) = (&self.golden.values[a.value], &self.candidate.values[b.value]);
         let (unit, partner) = (self.golden.unit_of(a.value), self.candidate.unit_of(b.value));
         let family = match (unit, partner) {
-            (Some(x), Some(y)) if !x.is_container && !y.is_container => families::agreement(x.family, y.family),
+            (Some(x), Some(y)) if !x.is_container && !y.is_container => {
+                families::agreement(x.family, y.family)
+            }
             (Some(x), Some(y)) if x.is_container && y.is_container => 0.5,
             _ => 0.0,
         };
@@ -382,7 +399,8 @@ impl<'a> Matching<'a> {
         let readers = if value.readers.is_empty() || other.readers.is_empty() {
             if value.readers.is_empty() == other.readers.is_empty() { 0.0 } else { -0.3 }
         } else {
-            let pairs = value.readers.iter().flat_map(|x| other.readers.iter().map(|y| families::agreement(*x, *y)));
+            let pairs =
+                value.readers.iter().flat_map(|x| other.readers.iter().map(|y| families::agreement(*x, *y)));
             pairs.fold(-1.0, f64::max)
         };
         Evidence {
@@ -400,7 +418,9 @@ impl<'a> Matching<'a> {
             let fits = ties.iter().any(|&(c, form)| {
                 c == b.value
                     && match (form, a.cut, b.cut) {
-                        (Form::CandidateColumns { start, len } | Form::RanksPack { start, len }, _, cut) => cut == Some((start, len)),
+                        (Form::CandidateColumns { start, len } | Form::RanksPack { start, len }, _, cut) => {
+                            cut == Some((start, len))
+                        }
                         (Form::GoldenColumns { start, len }, cut, _) => cut == Some((start, len)),
                         (_, x, y) => x.is_none() && y.is_none(),
                     }
@@ -442,7 +462,8 @@ impl<'a> Matching<'a> {
     }
 
     fn cuts(&self, packs: &[Item], parts: &[Item], is_golden: bool) -> Vec<Item> {
-        let (model, other) = if is_golden { (self.golden, self.candidate) } else { (self.candidate, self.golden) };
+        let (model, other) =
+            if is_golden { (self.golden, self.candidate) } else { (self.candidate, self.golden) };
         let ranks = if is_golden { 1 } else { self.ranks };
         let mut found = Vec::new();
         for pack in packs {
@@ -452,7 +473,9 @@ impl<'a> Matching<'a> {
             for (g, ties) in &self.tied {
                 for &(c, form) in ties {
                     match form {
-                        Form::CandidateColumns { start, len } | Form::RanksPack { start, len } if !is_golden && c == pack.value => {
+                        Form::CandidateColumns { start, len } | Form::RanksPack { start, len }
+                            if !is_golden && c == pack.value =>
+                        {
                             cuts.insert((start, len));
                         }
                         Form::GoldenColumns { start, len } if is_golden && *g == pack.value => {
@@ -462,9 +485,9 @@ impl<'a> Matching<'a> {
                     }
                 }
             }
-            let may_be_pack = model.unit_of(pack.value).is_none_or(|u| {
-                !u.is_container && matches!(u.family, Family::Linear | Family::Unknown)
-            });
+            let may_be_pack = model
+                .unit_of(pack.value)
+                .is_none_or(|u| !u.is_container && matches!(u.family, Family::Linear | Family::Unknown));
             if cuts.is_empty() && may_be_pack && split_child(model, pack.value, 0).is_none() {
                 cuts.extend(self.guess_cuts(pack, cols, parts, other, is_golden, ranks));
             }
@@ -486,14 +509,21 @@ impl<'a> Matching<'a> {
         ranks: u64,
     ) -> Vec<(u64, u64)> {
         let rows = pack.info.as_ref().map(|i| i.numel() / cols.max(1));
+        // Widths may add up by chance; they count only for what is known to be a linear operation.
+        let model = if is_golden { self.golden } else { self.candidate };
+        let is_known = model.unit_of(pack.value).is_some_and(|u| u.family == Family::Linear);
         let mut siblings: BTreeMap<Vec<usize>, Vec<(u64, &Item)>> = BTreeMap::new();
         for part in parts.iter().filter(|p| p.cut.is_none()) {
             let family = other.unit_of(part.value).filter(|u| !u.is_container).map(|u| u.family);
             let fits = matches!(family, Some(Family::Linear | Family::Unknown | Family::Split));
             let Some(info) = part.info.as_ref().filter(|_| fits) else { continue };
             let width = info.shape.last().copied().unwrap_or(1);
-            if Some(info.numel() / width.max(1)) == rows && width.is_multiple_of(ranks) && width / ranks < cols {
-                let parents = other.values[part.value].parents.iter().copied().filter(|&v| !other.values[v].is_weight);
+            if Some(info.numel() / width.max(1)) == rows
+                && width.is_multiple_of(ranks)
+                && width / ranks < cols
+            {
+                let parents =
+                    other.values[part.value].parents.iter().copied().filter(|&v| !other.values[v].is_weight);
                 siblings.entry(parents.collect()).or_default().push((width / ranks, part));
             }
         }
@@ -501,8 +531,10 @@ impl<'a> Matching<'a> {
             // Neighbours whose widths make up the pack's.
             for size in [3, 2] {
                 for window in group.windows(size) {
-                    if window.iter().map(|w| w.0).sum::<u64>() == cols {
-                        return self.best_order(pack, window, is_golden);
+                    if window.iter().map(|w| w.0).sum::<u64>() == cols
+                        && let Some(cuts) = self.best_order(pack, window, is_golden, is_known)
+                    {
+                        return cuts;
                     }
                 }
             }
@@ -510,7 +542,8 @@ impl<'a> Matching<'a> {
         // With a part missing, the content of the others says where they are.
         let all = siblings.values().flatten();
         all.filter_map(|&(len, part)| {
-            let starts: BTreeSet<u64> = [0, len, cols - len].into_iter().filter(|s| s + len <= cols).collect();
+            let starts: BTreeSet<u64> =
+                [0, len, cols - len].into_iter().filter(|s| s + len <= cols).collect();
             starts.into_iter().find_map(|start| {
                 let item = self.cut(pack, start, len, is_golden)?;
                 let like = sketch::likeness(item.sketch.as_ref()?, part.sketch.as_ref()?)?;
@@ -520,8 +553,14 @@ impl<'a> Matching<'a> {
         .collect()
     }
 
-    /// The order of parts in a pack that their content speaks for; as they come where it does not.
-    fn best_order(&self, pack: &Item, parts: &[(u64, &Item)], is_golden: bool) -> Vec<(u64, u64)> {
+    /// The order of parts in a pack that their content speaks for; as they come where it does not and that may be.
+    fn best_order(
+        &self,
+        pack: &Item,
+        parts: &[(u64, &Item)],
+        is_golden: bool,
+        is_known: bool,
+    ) -> Option<Vec<(u64, u64)>> {
         let orders: &[&[usize]] = match parts.len() {
             3 => &[&[0, 1, 2], &[0, 2, 1], &[1, 0, 2], &[1, 2, 0], &[2, 0, 1], &[2, 1, 0]],
             _ => &[&[0, 1], &[1, 0]],
@@ -542,14 +581,17 @@ impl<'a> Matching<'a> {
                 .into_iter()
                 .map(|(k, (start, len))| {
                     let item = self.cut(pack, start, len, is_golden);
-                    let like = item.and_then(|item| sketch::likeness(item.sketch.as_ref()?, parts[k].1.sketch.as_ref()?));
+                    let like = item.and_then(|item| {
+                        sketch::likeness(item.sketch.as_ref()?, parts[k].1.sketch.as_ref()?)
+                    });
                     1.0 - like.unwrap_or(0.0)
                 })
                 .sum()
         };
         let best = orders.iter().map(|o| (cost(&o), o)).min_by(|a, b| a.0.total_cmp(&b.0));
-        let order = best.filter(|(c, _)| *c < NOISE * parts.len() as f64).map_or(orders[0], |(_, o)| *o);
-        cuts(order).into_iter().map(|(_, cut)| cut).collect()
+        let sure = best.filter(|(c, _)| *c < NOISE * parts.len() as f64).map(|(_, o)| *o);
+        let order = sure.or(is_known.then_some(orders[0]))?;
+        Some(cuts(order).into_iter().map(|(_, cut)| cut).collect())
     }
 
     /// A part of a pack as an item; of several ranks, of all of them together.
@@ -565,7 +607,10 @@ impl<'a> Matching<'a> {
             let (tensors, form) = if ranks > 1 {
                 (self.rank_tensors(place, true)?, Form::RanksPack { start, len })
             } else {
-                (vec![model.dump.tensor(model.places[place].record).ok()?], Form::CandidateColumns { start, len })
+                (
+                    vec![model.dump.tensor(model.places[place].record).ok()?],
+                    Form::CandidateColumns { start, len },
+                )
             };
             let (_, steps) = form.transforms(&shape, &tensors.first()?.info.shape)?;
             let tensor = view::apply(tensors, &steps).ok()?;
@@ -576,7 +621,7 @@ impl<'a> Matching<'a> {
     }
 
     /// Chooses the pairs of a segment by all that is known so far.
-    fn choose(&self, segment: &mut Segment, votes: &Votes) {
+    fn choose(&self, segment: &mut Segment, votes: &Votes, least: f64) {
         let (n, m) = (segment.golden.len(), segment.candidate.len());
         if n * m > FULL {
             if segment.chosen.is_empty() {
@@ -586,12 +631,20 @@ impl<'a> Matching<'a> {
         }
         let mut scores: Vec<Option<f64>> = vec![None; n * m];
         for (&(i, j), (evidence, ..)) in &segment.own {
-            scores[i * m + j] = self.with_context(segment, i, j, *evidence, votes).score();
+            scores[i * m + j] =
+                self.with_context(segment, i, j, *evidence, votes).score().filter(|&s| s > least);
         }
         segment.chosen = assign::assign(n, m, |i, j| scores[i * m + j]);
     }
 
-    fn with_context(&self, segment: &Segment, i: usize, j: usize, mut evidence: Evidence, votes: &Votes) -> Evidence {
+    fn with_context(
+        &self,
+        segment: &Segment,
+        i: usize,
+        j: usize,
+        mut evidence: Evidence,
+        votes: &Votes,
+    ) -> Evidence {
         let (a, b) = (&segment.golden[i], &segment.candidate[j]);
         evidence.flow = self.flow(a.value, b.value);
         evidence.vote = votes.of_pair(self, segment.block, a, b);
@@ -640,7 +693,8 @@ impl<'a> Matching<'a> {
         let mut shapes: BTreeMap<Vec<u64>, u32> = BTreeMap::new();
         let mut names: BTreeMap<&str, u32> = BTreeMap::new();
         let mut code = |model: &'a Model<'a>, item: &Item| {
-            let squeezed = item.info.as_ref().map(|i| i.shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>());
+            let squeezed =
+                item.info.as_ref().map(|i| i.shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>());
             let next = shapes.len() as u32;
             let shape = *shapes.entry(squeezed.unwrap_or_default()).or_insert(next);
             let unit = model.unit_of(item.value);
@@ -686,7 +740,12 @@ impl<'a> Matching<'a> {
             by_col.entry(j).or_default().push((i, score));
         }
         let best = |list: &BTreeMap<usize, Vec<(usize, f64)>>, key: usize, but: usize| {
-            list.get(&key).into_iter().flatten().filter(|(k, _)| *k != but).map(|(_, s)| *s).fold(0.0, f64::max)
+            list.get(&key)
+                .into_iter()
+                .flatten()
+                .filter(|(k, _)| *k != but)
+                .map(|(_, s)| *s)
+                .fold(0.0, f64::max)
         };
         chosen
             .filter_map(|(i, j)| {
@@ -720,9 +779,10 @@ impl<'a> Matching<'a> {
             return form;
         }
         let sizes = [4, 8, 16, 32, 64, 80, 96, 128, 192, 256];
-        let options = sizes.into_iter().filter(|head| cols.is_multiple_of(*head)).flat_map(|head| {
-            [true, false].map(|interleave| Form::Heads { head, interleave })
-        });
+        let options = sizes
+            .into_iter()
+            .filter(|head| cols.is_multiple_of(*head))
+            .flat_map(|head| [true, false].map(|interleave| Form::Heads { head, interleave }));
         let found = options
             .filter_map(|form| Some((self.joined_distance(a, b, form)?, form)))
             .min_by(|x, y| x.0.total_cmp(&y.0));
@@ -747,7 +807,9 @@ impl<'a> Matching<'a> {
                         break;
                     }
                     let own = |m: &&Match| if is_golden { m.golden == part } else { m.candidate == part };
-                    for m in matches.iter().filter(own).filter(|m| matches!(m.form, Form::Same | Form::Reshape)) {
+                    for m in
+                        matches.iter().filter(own).filter(|m| matches!(m.form, Form::Same | Form::Reshape))
+                    {
                         let mut m = m.clone();
                         if is_golden {
                             (m.golden, m.form) = (v, Form::GoldenColumns { start, len });
@@ -770,11 +832,14 @@ impl<'a> Matching<'a> {
 fn split_child(model: &Model, pack: usize, start: u64) -> Option<usize> {
     let cols = *model.shape(pack)?.last()?;
     let mut by_unit: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (v, place) in model.values[pack].children.iter().filter_map(|&v| Some((v, model.values[v].producer?))) {
+    for (v, place) in model.values[pack].children.iter().filter_map(|&v| Some((v, model.values[v].producer?)))
+    {
         by_unit.entry(model.places[place].unit).or_default().push(v);
     }
     by_unit.into_iter().find_map(|(unit, parts)| {
-        if !matches!(model.units[unit].family, Family::Split | Family::Layout | Family::Unknown) || parts.len() < 2 {
+        if !matches!(model.units[unit].family, Family::Split | Family::Layout | Family::Unknown)
+            || parts.len() < 2
+        {
             return None;
         }
         let slot = |v: usize| model.values[v].producer.and_then(|p| model.places[p].slot.parse::<u64>().ok());
@@ -827,7 +892,12 @@ fn items(model: &Model, wanted: impl Fn(usize) -> bool) -> Vec<Item> {
         .into_iter()
         .map(|value| {
             let v = &model.values[value];
-            Item { value, cut: None, info: v.info.clone(), sketch: v.sketch.clone().filter(|s| !s.is_empty()) }
+            Item {
+                value,
+                cut: None,
+                info: v.info.clone(),
+                sketch: v.sketch.clone().filter(|s| !s.is_empty()),
+            }
         })
         .collect()
 }
@@ -836,17 +906,14 @@ fn items(model: &Model, wanted: impl Fn(usize) -> bool) -> Vec<Item> {
 fn reach(model: &Model) -> Vec<BTreeSet<Option<usize>>> {
     let mut reach = vec![BTreeSet::new(); model.values.len()];
     for (v, value) in model.values.iter().enumerate() {
-        match value.producer {
-            Some(_) => {
-                reach[v].insert(value.block);
-            }
-            None => {
-                reach[v].extend(value.places.iter().map(|&p| model.units[model.places[p].unit].block));
-                // What every block reads comes from outside: rotary tables, masks.
-                if reach[v].len() > 2 || reach[v].len() == model.blocks.len() {
-                    reach[v].insert(None);
-                }
-            }
+        if value.producer.is_some() {
+            reach[v].insert(value.block);
+            continue;
+        }
+        reach[v].extend(value.places.iter().map(|&p| model.units[model.places[p].unit].block));
+        // What every block reads comes from outside: rotary tables, masks.
+        if reach[v].len() > 2 || reach[v].len() == model.blocks.len() {
+            reach[v].insert(None);
         }
     }
     reach
@@ -880,7 +947,15 @@ fn credit(distance: f64, noise: f64) -> f64 {
 
 impl Segment {
     fn new(golden: Vec<Item>, candidate: Vec<Item>, block: Option<usize>) -> Self {
-        Self { golden, candidate, block, is_certain: true, noise: None, own: BTreeMap::new(), chosen: Vec::new() }
+        Self {
+            golden,
+            candidate,
+            block,
+            is_certain: true,
+            noise: None,
+            own: BTreeMap::new(),
+            chosen: Vec::new(),
+        }
     }
 }
 
@@ -898,7 +973,9 @@ impl Votes {
         let mut votes = Self::default();
         // A block with one operation more or less numbers the others differently.
         let signature = |segment: &Segment| {
-            let names = |model: &Model, items: &[Item]| -> Vec<String> { items.iter().map(|i| key(model, i)).collect() };
+            let names = |model: &Model, items: &[Item]| -> Vec<String> {
+                items.iter().filter(|i| i.cut.is_none()).map(|i| key(model, i)).collect()
+            };
             (names(matching.golden, &segment.golden), names(matching.candidate, &segment.candidate))
         };
         let mut kinds: BTreeMap<(Vec<String>, Vec<String>), Vec<usize>> = BTreeMap::new();

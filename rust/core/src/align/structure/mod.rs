@@ -7,6 +7,7 @@
 
 mod assign;
 mod blocks;
+mod by_type;
 mod emit;
 mod evidence;
 mod families;
@@ -21,6 +22,7 @@ use std::path::Path;
 use super::{Alignment, Options, Steps};
 use crate::dump::Dump;
 use crate::{Error, Result, Tensor, format};
+pub(super) use by_type::by_types;
 use model::Model;
 
 /// Aligns two dumps by their structure.
@@ -54,7 +56,12 @@ pub(super) fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Resul
     Ok(alignment)
 }
 
-fn find_anchors(golden: &Model, candidate: &Model, checkpoint: &[(String, Tensor)], ranks: u64) -> Vec<weights::Anchor> {
+fn find_anchors(
+    golden: &Model,
+    candidate: &Model,
+    checkpoint: &[(String, Tensor)],
+    ranks: u64,
+) -> Vec<weights::Anchor> {
     let mut own = weights::of_model(golden);
     if own.is_empty() {
         own = weights::of_checkpoint(golden, checkpoint);
@@ -105,10 +112,8 @@ fn steps(meetings: &[passes::Meeting]) -> Steps {
     let mut pairs: Vec<_> = meetings.iter().flat_map(|m| m.steps.iter().copied()).collect();
     pairs.sort_unstable();
     pairs.dedup();
-    let shifts: std::collections::BTreeSet<i64> = pairs
-        .iter()
-        .filter_map(|&(g, c)| Some(c?.cast_signed() - g?.cast_signed()))
-        .collect();
+    let shifts: std::collections::BTreeSet<i64> =
+        pairs.iter().filter_map(|&(g, c)| Some(c?.cast_signed() - g?.cast_signed())).collect();
     let (agree, tried) = meetings.iter().fold((0, 0), |(a, t), m| (a + m.agree, t + m.tried));
     let evidence = match tried {
         0 => "numbers only".to_owned(),

@@ -19,6 +19,8 @@ pub(super) struct Unit {
     /// Name in the common spelling.
     pub(super) name: String,
     pub(super) call: u32,
+    /// The type's name as its producer spells it.
+    pub(super) kind: String,
     pub(super) family: Family,
     /// What its name says it is for: `q`, `gate`.
     pub(super) role: Option<&'static str>,
@@ -81,7 +83,9 @@ pub(super) struct Part {
 
 /// The models of a dump: ATB runs prefill and decode as two models of one process.
 pub(super) fn parts(dump: &Dump) -> Vec<Part> {
-    let top = |r: &TensorRecord| r.node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()));
+    let top = |r: &TensorRecord| {
+        r.node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()))
+    };
     let mut tops: BTreeSet<(u64, String)> = BTreeSet::new();
     if dump.layout == "atb" {
         tops.extend(dump.records.iter().filter_map(top));
@@ -119,10 +123,7 @@ fn starts(tops: &[(u64, String)]) -> Vec<u64> {
         return heads.iter().filter_map(|&i| tops.get(i + 1)).map(|t| t.0).collect();
     }
     let Some(first) = tops.first() else { return Vec::new() };
-    (1..tops.len())
-        .filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1)
-        .map(|i| tops[i].0)
-        .collect()
+    (1..tops.len()).filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1).map(|i| tops[i].0).collect()
 }
 
 impl<'a> Model<'a> {
@@ -200,7 +201,8 @@ impl<'a> Model<'a> {
                         continue;
                     }
                     let node = graph.get(r.node.as_str());
-                    let op_type = r.op_type.as_deref().or(node.map(|n| n.op_type.as_str())).unwrap_or_default();
+                    let op_type =
+                        r.op_type.as_deref().or(node.map(|n| n.op_type.as_str())).unwrap_or_default();
                     let name = names::normalise(&r.node, r.op_type.as_deref()).name;
                     let last = name.rsplit(['.', '/']).next().unwrap_or_default();
                     let null = serde_json::Value::Null;
@@ -214,6 +216,7 @@ impl<'a> Model<'a> {
                         role: families::role(last),
                         name,
                         call: r.call,
+                        kind: op_type.to_owned(),
                         family,
                         block: None,
                         local: String::new(),
@@ -287,13 +290,6 @@ impl<'a> Model<'a> {
     /// Joins places that hold the same tensor: by the topology's tensor names, and by content.
     fn join(&mut self, tensors: &[(Option<TensorInfo>, Option<Vec<f64>>)]) {
         let mut group: Vec<usize> = (0..self.places.len()).collect();
-        fn find(group: &mut [usize], mut i: usize) -> usize {
-            while group[i] != i {
-                group[i] = group[group[i]];
-                i = group[i];
-            }
-            i
-        }
         let meet = |group: &mut [usize], a: usize, b: usize| {
             let (a, b) = (find(group, a), find(group, b));
             group[a.max(b)] = a.min(b);
@@ -314,7 +310,9 @@ impl<'a> Model<'a> {
             // A buffer that several operations write holds several values.
             let writers: BTreeSet<usize> = places
                 .iter()
-                .filter(|&&p| self.places[p].role == Role::Output && !self.units[self.places[p].unit].is_container)
+                .filter(|&&p| {
+                    self.places[p].role == Role::Output && !self.units[self.places[p].unit].is_container
+                })
                 .map(|&p| self.places[p].unit)
                 .collect();
             if writers.len() <= 1 {
@@ -361,9 +359,11 @@ impl<'a> Model<'a> {
         }
         for value in &mut self.values {
             // The first leaf that wrote it; what encloses or copies it comes later.
-            let outputs = value.places.iter().copied().filter(|&p| {
-                matches!(self.places[p].role, Role::Output | Role::Other)
-            });
+            let outputs = value
+                .places
+                .iter()
+                .copied()
+                .filter(|&p| matches!(self.places[p].role, Role::Output | Role::Other));
             value.producer = outputs.min_by_key(|&p| (self.units[self.places[p].unit].is_container, p));
             let known = value.producer.or(value.places.first().copied());
             if let Some(p) = known {
@@ -400,7 +400,8 @@ impl<'a> Model<'a> {
             (false, is_container) => {
                 // An enclosing module ends after its parts but reads before them.
                 let reads_at = |q: usize| if is_container { !inside(q) } else { true };
-                let earlier = writers().filter(|&q| self.places[q].unit < unit && reads_at(q)).max_by_key(by_unit);
+                let earlier =
+                    writers().filter(|&q| self.places[q].unit < unit && reads_at(q)).max_by_key(by_unit);
                 earlier.or_else(|| writers().next()).or_else(|| {
                     let outputs = alike.iter().copied().find(|&q| is_output(q));
                     outputs.or_else(|| alike.first().copied()).filter(|&q| q != p)
@@ -492,7 +493,7 @@ impl<'a> Model<'a> {
                 Some(Some(&sketch) == value.sketch.as_ref())
             })
             .collect();
-        for v in 0..self.values.len() {
+        for (v, constant) in constant.into_iter().enumerate() {
             let value = &self.values[v];
             let (Some(info), None) = (&value.info, value.producer) else { continue };
             if value.is_weight || !matches!(info.shape.len(), 1 | 2) {
@@ -513,7 +514,7 @@ impl<'a> Model<'a> {
             });
             let is_float = info.dtype.is_float() || info.dtype == crate::DType::Int8;
             let by_shape = info.shape.len() == 1 || Some(info.shape[0]) != tokens;
-            let is_constant = constant[v].unwrap_or(by_shape);
+            let is_constant = constant.unwrap_or(by_shape);
             self.values[v].is_weight = as_weight && is_float && is_constant;
         }
     }
@@ -529,6 +530,15 @@ impl<'a> Model<'a> {
         }
         counts.into_iter().max_by_key(|&(rows, n)| (n, rows)).map(|(rows, _)| rows)
     }
+}
+
+/// The representative of a set of places that are joined, with the way to it shortened.
+fn find(group: &mut [usize], mut i: usize) -> usize {
+    while group[i] != i {
+        group[i] = group[group[i]];
+        i = group[i];
+    }
+    i
 }
 
 /// Whether a sketch is that of one tensor only: enough values, and not all the same.

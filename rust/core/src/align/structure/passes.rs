@@ -38,7 +38,11 @@ pub(super) struct Meeting {
 /// Pairs the passes of all models, by their tokens and their content; where content does not tell, by order.
 pub(super) fn pair(golden: &Dump, candidate: &Dump, own: &[Part], other: &[Part]) -> Vec<Meeting> {
     let look = |dump: &Dump, parts: &[Part]| -> Vec<Vec<Pass>> {
-        parts.iter().map(|part| part.steps.iter().map(|&s| look_at(dump, part, s)).collect()).map(distinct).collect()
+        parts
+            .iter()
+            .map(|part| part.steps.iter().map(|&s| look_at(dump, part, s)).collect())
+            .map(distinct)
+            .collect()
     };
     let (mine, theirs) = (look(golden, own), look(candidate, other));
     let mut options: Vec<Meeting> = Vec::new();
@@ -126,7 +130,13 @@ fn agreement(a: &Pass, b: &Pass) -> (usize, usize) {
 }
 
 fn look_at(dump: &Dump, part: &Part, step: Step) -> Pass {
-    let rank = part.records.iter().map(|&i| &dump.records[i]).filter(|r| r.step == step).filter_map(|r| r.rank).min();
+    let rank = part
+        .records
+        .iter()
+        .map(|&i| &dump.records[i])
+        .filter(|r| r.step == step)
+        .filter_map(|r| r.rank)
+        .min();
     let records: Vec<usize> = part
         .records
         .iter()

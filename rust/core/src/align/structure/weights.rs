@@ -58,10 +58,10 @@ pub(super) fn of_model(model: &Model) -> Vec<Weight> {
                 return None;
             }
             // The leaf that reads it; what encloses it comes second.
-            let place = *value.places.iter().min_by_key(|&&p| (model.units[model.places[p].unit].is_container, p))?;
+            let place =
+                *value.places.iter().min_by_key(|&&p| (model.units[model.places[p].unit].is_container, p))?;
             let unit = model.places[place].unit;
-            let mut weight =
-                read(unit, Some(place), model.dump.tensor(model.places[place].record).ok()?)?;
+            let mut weight = read(unit, Some(place), model.dump.tensor(model.places[place].record).ok()?)?;
             if weight.tensor.info.dtype == DType::Int8 {
                 weight.scale = scale(model, unit, &weight.tensor);
             }
@@ -173,10 +173,20 @@ impl Search<'_> {
             Some((tensor, sketch)) => (tensor, sketch, SAME_QUANTISED),
             None => (&weight.tensor, &weight.sketch, SAME),
         };
-        let equal: Vec<usize> =
-            self.by_shape.get(shape).into_iter().flatten().copied().filter(|&g| alike(&self.own[g].sketch, sketch) >= same).collect();
+        let equal: Vec<usize> = self
+            .by_shape
+            .get(shape)
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|&g| alike(&self.own[g].sketch, sketch) >= same)
+            .collect();
         if !equal.is_empty() {
-            return self.only(equal, weight).map(|g| self.anchor(g, weight, Vec::new(), Form::Same)).into_iter().collect();
+            return self
+                .only(equal, weight)
+                .map(|g| self.anchor(g, weight, Vec::new(), Form::Same))
+                .into_iter()
+                .collect();
         }
         let &[rows, cols] = shape.as_slice() else {
             return Vec::new();
@@ -188,7 +198,11 @@ impl Search<'_> {
             let equal: Vec<usize> = there.filter(|&g| alike(&self.own[g].sketch, &sketch) >= same).collect();
             if !equal.is_empty() {
                 let axes = vec![Transform::Permute { axes: vec![1, 0] }];
-                return self.only(equal, weight).map(|g| self.anchor(g, weight, axes, Form::Same)).into_iter().collect();
+                return self
+                    .only(equal, weight)
+                    .map(|g| self.anchor(g, weight, axes, Form::Same))
+                    .into_iter()
+                    .collect();
             }
         }
         let packed = self.packed(weight, tensor, rows, cols, false, same);
@@ -218,14 +232,23 @@ impl Search<'_> {
         }
         let family = self.candidate.units[weight.unit].family;
         let fits = |&g: &usize| {
-            families::agreement(self.golden.units[self.own[g].unit].family, family) > 0.5 && family != Family::Unknown
+            families::agreement(self.golden.units[self.own[g].unit].family, family) > 0.5
+                && family != Family::Unknown
         };
         let mut fitting = equal.into_iter().filter(fits);
         fitting.next().filter(|_| fitting.next().is_none())
     }
 
     /// Golden weights one behind the other in the rows of the candidate's.
-    fn packed(&self, weight: &Weight, tensor: &Tensor, rows: u64, cols: u64, turned: bool, same: f64) -> Vec<Anchor> {
+    fn packed(
+        &self,
+        weight: &Weight,
+        tensor: &Tensor,
+        rows: u64,
+        cols: u64,
+        turned: bool,
+        same: f64,
+    ) -> Vec<Anchor> {
         let Some(there) = self.by_cols.get(&cols) else { return Vec::new() };
         // Whole, or the share of it that a rank has.
         let shares: &[u64] = if self.ranks > 1 { &[1, self.ranks] } else { &[1] };
@@ -234,7 +257,9 @@ impl Search<'_> {
             if alike(&own.row, start) < same {
                 return None;
             }
-            let cut = |tensor: &Tensor, start| view::apply(vec![tensor.clone()], &[Transform::Slice { axis: 0, start, len }]);
+            let cut = |tensor: &Tensor, start| {
+                view::apply(vec![tensor.clone()], &[Transform::Slice { axis: 0, start, len }])
+            };
             let (part, first) = (cut(tensor, at).ok()?, cut(&own.tensor, 0).ok()?);
             let positions = sketch::positions(len * cols);
             Some(alike(&sketch::read(&first, &positions)?, &sketch::read(&part, &positions)?) >= same)
@@ -366,7 +391,11 @@ fn alike(a: &[f64], b: &[f64]) -> f64 {
         return 0.0;
     }
     // Most pairs differ in the first values already.
-    let far = a.iter().zip(b).take(3).all(|(x, y)| (x - y).abs() > 0.1 * (x.abs() + y.abs()) && (x - y).abs() > 0.0);
+    let far = a
+        .iter()
+        .zip(b)
+        .take(3)
+        .all(|(x, y)| (x - y).abs() > 0.1 * (x.abs() + y.abs()) && (x - y).abs() > 0.0);
     if far && a.len() >= 3 { 0.0 } else { sketch::likeness(a, b).unwrap_or(0.0) }
 }
 
