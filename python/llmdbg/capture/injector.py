@@ -9,16 +9,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fnmatch
-import importlib.machinery
 import json
 import os
 import sys
 import threading
 import warnings
 from dataclasses import asdict, dataclass
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from llmdbg.capture.after_import import after_import
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,39 +90,7 @@ class TorchSettings:
 def install(injector: Injector | None = None) -> None:
     """Give the first model this process calls to `injector`, or record it as SETTINGS says."""
     injector = injector or Injector(TorchSettings.from_text(os.environ[SETTINGS]))
-    module = sys.modules.get(_HOME_OF_MODULE)
-    if module is not None:
-        injector.watch(module)
-    else:
-        sys.meta_path.insert(0, _AfterImport(injector))
-
-
-class _AfterImport(MetaPathFinder):
-    """Hands the module that defines `torch.nn.Module` over as soon as it is imported."""
-
-    def __init__(self, injector: Injector) -> None:
-        self._injector = injector
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _HOME_OF_MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_then_watch(module: ModuleType) -> None:
-            execute(module)
-            self._injector.watch(module)
-
-        spec.loader.exec_module = execute_then_watch  # type: ignore[method-assign]
-        return spec
+    after_import(_HOME_OF_MODULE, injector.watch)
 
 
 class Injector:
