@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import llmdbg
-from tests.writers.ge import FRACTAL_NZ, ge_file, write_op
+from tests.writers.ge import FRACTAL_NZ, NOW, ge_file, write_op, write_run
 
-NOW = 1734070081497000
 GRAPH = """name: "graph_1"
 op { name: "arg0_1" type: "Data" output_desc { name: "y" } }
 op {
@@ -26,28 +25,6 @@ attr { key: "x" value { i: 1 } }
 @pytest.fixture
 def random():
     return np.random.default_rng(7)
-
-
-def write_run(root, random, *, ranks=(None,), devices=("0",), time="20250101120000", steps=2):
-    """Two operators a step; gives the arrays by (rank or device, step, node, role)."""
-    arrays = {}
-    for rank in ranks:
-        top = root if rank is None else root / f"worldsize{len(ranks)}_global_rank{rank}"
-        for device in devices:
-            for step in range(steps):
-                leaf = top / time / device / "graph_1" / "11" / str(step)
-                x = random.normal(size=(2, 3)).astype(np.float16)
-                y = random.normal(size=(2, 3)).astype(np.float32)
-                write_op(leaf, "Mul", "Mul_1/Square", 7, NOW + step, [x], [y])
-                write_op(leaf, "Add", "Add", 8, NOW + step + 5, [y], [x])
-                who = int(device) if rank is None else rank
-                arrays |= {
-                    (who, step, "Mul_1/Square", "input"): x,
-                    (who, step, "Mul_1/Square", "output"): y,
-                    (who, step, "Add", "input"): y,
-                    (who, step, "Add", "output"): x,
-                }
-    return arrays
 
 
 def read(dump):

@@ -15,6 +15,7 @@ NUMBERS = {
     "complex128": 17,
 }  # fmt: skip
 ND, FRACTAL_NZ = 2, 29
+NOW = 1734070081497000
 
 
 def varint(number: int) -> bytes:
@@ -81,3 +82,25 @@ def write_op(
     path = directory / f"{op_type}.{spelled}.{task}.3.{time}{suffix}"
     path.write_bytes(ge_file(inputs, outputs, op_name=name, time=time))
     return path
+
+
+def write_run(root, random, *, ranks=(None,), devices=("0",), time="20250101120000", steps=2):
+    """Two operators a step; gives the arrays by (rank or device, step, node, role)."""
+    arrays = {}
+    for rank in ranks:
+        top = root if rank is None else root / f"worldsize{len(ranks)}_global_rank{rank}"
+        for device in devices:
+            for step in range(steps):
+                leaf = top / time / device / "graph_1" / "11" / str(step)
+                x = random.normal(size=(2, 3)).astype(np.float16)
+                y = random.normal(size=(2, 3)).astype(np.float32)
+                write_op(leaf, "Mul", "Mul_1/Square", 7, NOW + step, [x], [y])
+                write_op(leaf, "Add", "Add", 8, NOW + step + 5, [y], [x])
+                who = int(device) if rank is None else rank
+                arrays |= {
+                    (who, step, "Mul_1/Square", "input"): x,
+                    (who, step, "Mul_1/Square", "output"): y,
+                    (who, step, "Add", "input"): y,
+                    (who, step, "Add", "output"): x,
+                }
+    return arrays

@@ -9,6 +9,8 @@ import typer
 from llmdbg.cli.compare import compare
 from llmdbg.cli.dump import EXAMPLES as DUMP_EXAMPLES
 from llmdbg.cli.dump import DumpCommand, dump
+from llmdbg.cli.reduce import EXAMPLES as REDUCE_EXAMPLES
+from llmdbg.cli.reduce import reduce
 from llmdbg.cli.scan_anomaly import ScanCommand, scan_anomaly
 from llmdbg.cli.show import show
 
@@ -51,3 +53,4 @@ app.command("scan-anomaly", cls=ScanCommand)(scan_anomaly)
 app.command("show")(show)
 app.command("dump", cls=DumpCommand, epilog=DUMP_EXAMPLES)(dump)
 app.command("dd", cls=DumpCommand, hidden=True)(dump)
+app.command("reduce", epilog=REDUCE_EXAMPLES)(reduce)

@@ -294,6 +294,7 @@ def _go(
 def _say_atb(atb: AtbRun, earlier: list[Path]) -> None:
     from llmdbg.capture.atb_run import convert_topologies
     from llmdbg.capture.recorded import recorded_since, why_empty
+    from llmdbg.report.text import size
 
     seen = recorded_since(atb.options.output, earlier)
     graphs, problems = convert_topologies(atb, seen)
@@ -302,11 +303,11 @@ def _say_atb(atb: AtbRun, earlier: list[Path]) -> None:
     if graphs:
         _say(f"wrote {graphs} ONNX graphs beside the topology files")
     if seen.has_data:
-        _say(f"recorded {seen}: {_size(seen.bytes)}")
+        _say(f"recorded {seen}: {size(seen.bytes)}")
         _say_next(seen.roots[-1])
     elif seen.kinds and not {"tensor", "stats"} & set(atb.options.types):
         types = " ".join(atb.options.types)
-        _say(f"recorded {seen}: {_size(seen.bytes)}; no tensors, which --type {types} leaves out")
+        _say(f"recorded {seen}: {size(seen.bytes)}; no tensors, which --type {types} leaves out")
     else:
         primed = atb.config is None or atb.primer is not None
         _say(f"0 tensors: {why_empty(atb.options, seen, atb.environment, primed=primed)}")
@@ -365,15 +366,6 @@ def _truth(text: str) -> bool:
     if text.lower() in ("false", "0", "no", "off"):
         return False
     raise OptionError(f"--save-operation-child {text}: expected True or False")
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}" if unit != "B" else f"{count} B"
 
 
 def _say(message: str) -> None:

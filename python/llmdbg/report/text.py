@@ -17,3 +17,13 @@ def ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ", ".join("-".join(map(str, p)) for p in parts) or "none"
+
+
+def size(count: int) -> str:
+    """Return ``1.5 MiB`` for a number of bytes."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}" if unit != "B" else f"{count} B"
