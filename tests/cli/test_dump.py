@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from llmdbg import open_dump
 from llmdbg.cli.many import fill, spread
 from tests.programs import run_llmdbg
 
@@ -115,6 +116,37 @@ def test_ranks_write_side_by_side(llmdbg, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["rank0", "rank1"]
     assert records(folder / "rank0") == records(folder / "rank1")
     assert "recorded 12 tensors" in done.stderr
+
+
+def test_a_rank_that_dies_leaves_the_others_readable(llmdbg, tmp_path):
+    (tmp_path / "run.py").write_text(
+        SCRIPT.split("net = Net()")[0] + "import os, signal, time\n"
+        "net = Net()\n"
+        "for step in range(3):\n"
+        "    net(torch.full((1, 3), float(step)))\n"
+        "    time.sleep(0.4)  # what is older than that is on disk\n"
+        "    if step == 1 and os.environ['RANK'] == '1':\n"
+        "        time.sleep(1)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    launcher = tmp_path / "launch.py"
+    launcher.write_text(
+        "import os, subprocess, sys\n"
+        "ranks = [subprocess.Popen([sys.executable, 'run.py'],\n"
+        "         env={**os.environ, 'RANK': str(r), 'LOCAL_RANK': str(r), 'WORLD_SIZE': '2'})\n"
+        "         for r in (0, 1)]\n"
+        "sys.exit(max(abs(rank.wait()) for rank in ranks))\n"
+    )
+    done = llmdbg("dump", "-o", "out", "-er", "all", "--", sys.executable, launcher)
+    assert done.returncode == 9, done.stderr
+    dump = open_dump(one_dump(tmp_path))
+    steps = {rank: set() for rank in dump.ranks}
+    for row in dump.records.iter_rows(named=True):
+        steps[row["rank"]].add(row["step"])
+    assert steps[0] == {0, 1, 2}
+    assert steps[1] == {0, 1}
+    assert any("the run ended before its dump was complete" in text for text in dump.problems)
+    assert f"recorded {len(dump)} tensors" in done.stderr
 
 
 @pytest.mark.usefixtures("script")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmdbg.capture.ait_hook import DumpConfig, HookHandle, register_hook
     from llmdbg.capture.manual import dump_data
-    from llmdbg.capture.npu import kernel_dump
+    from llmdbg.capture.npu import kernel_dump, overflow_happened
     from llmdbg.capture.session import CaptureWarning, TorchCapture
     from llmdbg.capture.start import capture_torch
     from llmdbg.capture.torchair import (
@@ -30,6 +30,7 @@ _HOMES = {
     "get_fx_dump_config": "torchair",
     "get_ge_dump_config": "torchair",
     "kernel_dump": "npu",
+    "overflow_happened": "npu",
     "register_hook": "ait_hook",
     "write_fusion_switch": "torchair",
 }
@@ -44,6 +45,7 @@ __all__ = [
     "get_fx_dump_config",
     "get_ge_dump_config",
     "kernel_dump",
+    "overflow_happened",
     "register_hook",
     "write_fusion_switch",
 ]
