@@ -16,7 +16,7 @@ import llmdbg
 from llmdbg.errors import UserError
 from llmdbg.reduce import reduce_dump
 from tests.programs import run_llmdbg
-from tests.writers.ge import NOW, ge_file, write_op, write_run
+from tests.writers.ge import NOW, block, ge_file, number, shape, tensor, write_op, write_run
 
 
 @pytest.fixture
@@ -194,7 +194,25 @@ def test_started_again_it_goes_on(tmp_path, random):
     assert len(llmdbg.open_dump(first.path)) == 8
 
 
-def test_a_later_graph_tells_the_nodes_of_the_first_apart(tmp_path):
+def test_what_the_writer_left_out_holds_no_file_back(tmp_path):
+    leaf = step_dir(tmp_path / "ge", 0)
+    leaf.mkdir(parents=True)
+    # An input with a size, an address of 0 and no bytes, as GE's writer leaves it.
+    absent = block(4, tensor(np.float32([9]), output=False, address=0))
+    whole = ge_file([], [np.float32([2])], more=absent)
+    (leaf / f"Add.Add.1.3.{NOW}").write_bytes(whole)
+    # A type without numbers has bytes that nobody has seen.
+    text = number(1, 13) + number(2, 2) + block(3, shape([1])) + number(5, 4) + number(8, 1)
+    opaque = block(4, text)
+    data = ge_file([], [], more=opaque) + b"text"
+    (leaf / f"Str.Str.1.3.{NOW}").write_bytes(data)
+    done = reduce_dump(tmp_path / "ge", delete=True)
+    assert (done.tensors, done.files_deleted, len(done.problems)) == (1, 1, 2)
+    assert [path.name for path in leaf.iterdir()] == [f"Str.Str.1.3.{NOW}"]
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_later_graph_tells_the_nodes_of_the_first_apart(delete, tmp_path):
     root = tmp_path / "ge"
     write_op(step_dir(root, 0), "Add", "Add", 1, NOW, [], [np.float32([1])])
     looks = 0
@@ -208,9 +226,10 @@ def test_a_later_graph_tells_the_nodes_of_the_first_apart(tmp_path):
             )
         return looks < 3
 
-    done = reduce_dump(root, watch=watch, settle=0, poll=0, delete=True)
-    found = {key[2]: row["max"] for key, row in rows(done.path).items()}
-    assert found == {"graph_1/Add": 1, "graph_2/Add": 2}
+    done = reduce_dump(root, watch=watch, settle=0, poll=0, delete=delete)
+    assert done.tensors == 2
+    found = {(key[2], row["call"]): row["max"] for key, row in rows(done.path).items()}
+    assert found == {("graph_1/Add", 0): 1, ("graph_2/Add", 0): 2}
 
 
 def test_fx_and_values(tmp_path):

@@ -30,6 +30,8 @@ _COUNTS = ("nan", "pos_inf", "neg_inf", "zero")
 # Their records' order is a time, and files of theirs may go while others come.
 _BY_TIME = ("ge", "fx")
 _BATCH = 4096
+# GE promises these tensors and writes no bytes of them: there is nothing to lose.
+_NEVER_WRITTEN = "had no device address"
 
 
 @dataclass
@@ -129,6 +131,7 @@ class _Reduction:
         self._layout = ""
         self._modules: list[dict[str, Any]] = []
         self._failed: dict[str, str] = {}
+        self._refused: set[tuple[Any, ...]] = set()
 
     def run(self, watch: Callable[[bool], bool] | None, settle: float, poll: float) -> Reduced:
         """Look at the dump until `watch` has enough of it, then finish the output."""
@@ -183,7 +186,12 @@ class _Reduction:
             ready += indices
         # Records in the order of their files: a file is reduced, and can go, as a whole.
         records = {i: self._record(rows[i]) for i in ready}
-        wanted = [i for i in ready if _identity(records[i]) not in self._done]
+        wanted = [
+            i
+            for i in ready
+            if (identity := _identity(records[i])) not in self._done
+            and identity not in self._refused
+        ]
         found = False
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(wanted), _BATCH):
@@ -247,8 +255,14 @@ class _Reduction:
             record = records[i]
             name = f"{record['node']} {record['role']} {record['slot']}"
             if isinstance(summary, str):
-                if last:
+                # What is refused today is refused tomorrow; anything else may not be whole yet.
+                refused = summary.startswith("refused: ")
+                if refused:
+                    self._refused.add(_identity(record))
+                if refused or last:
                     self._failed[f"{record['source']} {name}"] = f"{name}: {summary}"
+                if refused and _NEVER_WRITTEN in summary:
+                    self._done.add(_identity(record))
                 continue
             sketch = summary.pop("sketch", None)
             record["stats"] = {
@@ -301,10 +315,11 @@ class _Reduction:
 
 def _identity(record: Record) -> tuple[Any, ...]:
     """Tell which original a record is of, whatever else of the dump is still there."""
-    # Calls of these are counted among the files that are left.
-    call = 0 if record.get("by_time") else record["call"]
-    names = ("source", "source_key", "step", "node", "role", "slot")
-    return (*(record[name] for name in names), call)
+    place = tuple(record[name] for name in ("source", "source_key", "step", "role", "slot"))
+    if record.get("by_time") and record["source"]:
+        # Calls are counted among the files that are left, and a second graph changes the names.
+        return place
+    return (*place, record["node"], record["call"])
 
 
 def _spelled(value: float) -> float | str | None:

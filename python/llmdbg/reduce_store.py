@@ -113,10 +113,15 @@ class Store:
             for i, record in enumerate(records):
                 if sketches[i] is not None:
                     record["sketch"] = {"file": f"data/{file.name}", "key": f"t{i}"}
-        with (folder / JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write("".join(json.dumps(record) + "\n" for record in records))
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        with (folder / JOURNAL).open("r+b") as journal:
+            start = journal.seek(0, os.SEEK_END)
+            journal.write(lines)
             journal.flush()
             os.fsync(journal.fileno())
+            journal.seek(start)
+            if journal.read() != lines:
+                raise OSError(f"the disk gave back other bytes than were written: {journal.name}")
         self.records[rank] += records
 
     def finish(
@@ -220,7 +225,10 @@ def _rename_files(folder: Path, records: list[Record]) -> None:
             record["sketch"]["file"] = new
     for old, new in names.items():
         (folder / new).unlink(missing_ok=True)
-        os.link(folder / old, folder / new)
+        try:
+            os.link(folder / old, folder / new)
+        except OSError:  # a file system without links
+            shutil.copyfile(folder / old, folder / new)
 
 
 def _sort_key(record: Record) -> tuple[Any, ...]:
