@@ -24,16 +24,18 @@ def tensors(folder: Path) -> tuple[Path, Path]:
     return folder / "golden.npy", folder / "candidate.npy"
 
 
-def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
+def report(folder: Path, layers: int = 4, steps: int = 1, slots: tuple[str, ...] = SLOTS) -> Report:
     """One row per layer, slot, role and step; the last two records of each side stand alone.
 
     The row in the middle is the culprit: rows before it are at half the floor, later ones at 20 ×.
     """
     golden, candidate = tensors(folder)
     names = [
-        HOSTILE if (layer, slot) == (2, "mlp.down_proj") else f"model.layers.{layer}.{slot}"
+        HOSTILE
+        if (layer, slot) == (2, "mlp.down_proj")
+        else f"model.layers.{layer}.{slot}".rstrip(".")
         for layer in range(layers)
-        for slot in SLOTS
+        for slot in slots
     ]
     records = [
         {
@@ -57,6 +59,7 @@ def report(folder: Path, layers: int = 4, steps: int = 1) -> Report:
     relative = np.where(np.arange(pairs) < culprit, 0.5, 20.0) * floor
     measures = {
         "relative_l2": relative.tolist(),
+        "elements": [8 * 96] * pairs,
         "one_minus_cosine": (relative**2 / 2).tolist(),
         "worst_row": [5] * pairs,
         "worst_row_relative_l2": (relative * 2).tolist(),

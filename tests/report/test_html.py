@@ -10,6 +10,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from llmdbg.report.html import render
 from llmdbg.report.html.details import details_of
+from llmdbg.report.html.tokens import tokens_of
 from tests.report import example
 
 
@@ -94,6 +95,24 @@ def test_keyboard_reaches_a_row_and_its_drill_down(opened, tmp_path):
     assert "Largest differences" in detail
     assert "[5, 3]" in detail
     assert page.locator("#detail .main-svg").count() >= 5
+
+
+def test_the_strip_shows_which_token_of_which_layer(opened, tmp_path):
+    """Rows differ in row 5 alone: by 1, and by 7 at one place, as `example.tensors` makes them."""
+    report = example.report(tmp_path, slots=("",))
+    tokens = tokens_of(report)
+    golden, candidate = (np.load(path).astype("f8") for path in example.tensors(tmp_path))
+    expected = np.linalg.norm(candidate[5] - golden[5]) / np.linalg.norm(golden[5]) / 1.7e-3
+    # The last of four layers stands alone on either side.
+    assert [layer["name"] for layer in tokens["layers"]] == [f"model.layers.{i}" for i in range(3)]
+    for layer in tokens["layers"]:
+        assert layer["ratios"] == [0, 0, 0, 0, 0, pytest.approx(expected, rel=0.01), 0, 0]
+    page = opened(report)
+    page.select_option("#strip-kind", "layers × tokens")
+    page.wait_for_function(
+        "document.querySelector('#strip').textContent.includes('token of step 0')"
+    )
+    assert "model.layers.2" in page.inner_text("#strip")
 
 
 def test_a_link_in_the_address_opens_its_row(opened, tmp_path):

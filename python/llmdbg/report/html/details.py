@@ -35,7 +35,7 @@ def details_of(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("transform") not in (None, "", "identity"):
         return paths | {"note": f"compared through a transform: {row['transform']}"}
     try:
-        golden, candidate = _read(row["golden_data_path"]), _read(row["my_data_path"])
+        golden, candidate = read(row["golden_data_path"]), read(row["my_data_path"])
     except (OSError, ValueError) as error:
         return paths | {"note": f"not read again: {error}"}
     if golden is None or candidate is None:
@@ -45,7 +45,8 @@ def details_of(row: dict[str, Any]) -> dict[str, Any]:
     return paths | _pictures(golden, candidate.reshape(golden.shape), row)
 
 
-def _read(path: str | None) -> npt.NDArray[Any] | None:
+def read(path: str | None) -> npt.NDArray[Any] | None:
+    """Read the tensor that a report names; None where it names none."""
     from llmdbg.reading import read_tensor
 
     if path is None:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.report.html.details import details_of
+from llmdbg.report.html.tokens import tokens_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +24,8 @@ _WHOLE = (
     "candidate_pos_inf", "golden_neg_inf", "candidate_neg_inf", "finiteness_mismatch", "elements",
 )  # fmt: skip
 _REAL = (
-    "ratio", "floor", "introduced", "confidence", "relative_l2", "one_minus_cosine",
+    "ratio", "floor", "introduced", "required_factor", "shadow_ratio", "shadow_row_ratio",
+    "confidence", "relative_l2", "one_minus_cosine",
     "max_absolute_error", "golden_at_max_abs", "candidate_at_max_abs", "mean_absolute_error",
     "max_relative_error", "kl_divergence", "worst_row_relative_l2", "worst_channel_relative_l2",
     "golden_rms", "candidate_rms",
@@ -61,6 +63,8 @@ def payload(report: Report, *, details: int) -> dict[str, Any]:
         },
         # Rows with the same code are about the same bytes: so an input finds its producer.
         "bytes": _codes_only(frame["golden_data_path"]),
+        "tokens": tokens_of(report),
+        "gates": [str(gate) for gate in report.gates],
         "details": {str(row): details_of(frame.row(row, named=True)) for row in chosen},
     }
 

@@ -31,7 +31,9 @@
   const culprit = data.findings[0] ?? null;
 
   // Banner
-  if (culprit) for (const reason of culprit.evidence) byId("evidence").append(element("li", reason));
+  if (culprit) for (const reason of [...culprit.evidence, ...culprit.patterns]) byId("evidence").append(element("li", reason));
+  for (const other of data.findings.slice(1, 6)) byId("evidence").append(element("li", `also ${other.name}: ${other.evidence.slice(0, 2).join("; ")}`));
+  for (const gate of data.gates) byId("evidence").append(element("li", gate));
   const count = (name, value) => {
     const item = element("span", `${name} `);
     item.append(element("b", value));
@@ -105,7 +107,7 @@
     return found ? { layer: Number(found[2]), slot: `${found[1]}.*${found[3]}` } : { layer: null, slot: name };
   };
   const outputs = [];
-  for (let row = 0; row < data.rows; row++) if (matched(row) && word("role", row) !== "input") outputs.push(row);
+  for (let row = 0; row < data.rows; row++) if (matched(row) && !["input", "param"].includes(word("role", row))) outputs.push(row);
   const firstNonFinite = outputs.find((row) => (number("finiteness_mismatch", row) ?? 0) > 0);
 
   const strips = {
@@ -113,7 +115,28 @@
     "layers × steps": { x: (row) => number("step", row) ?? 0, y: (row) => { const part = split(nodeOf(row)); return part.layer === null ? part.slot : `layer ${part.layer}`; }, name: "step" },
     "layers × ranks": { x: (row) => number("rank", row) ?? 0, y: (row) => { const part = split(nodeOf(row)); return part.layer === null ? part.slot : `layer ${part.layer}`; }, name: "rank" },
   };
+  const heat = { type: "heatmap", hoverinfo: "text", colorscale: scale, zmin: -1, zmax: 3,
+    colorbar: { title: { text: "error / floor" }, tickvals: [-1, 0, 0.477, 1.176, 2, 3], ticktext: ["≤ 0.1", "1", "3", "15", "100", "≥ 1000"] } };
+  const mark = (x, y, text) => ({ x, y, text, showarrow: false, font: { size: 15, color: "#000000" }, bgcolor: "#ffffffcc" });
+  const byToken = "layers × tokens";
+  const drawTokens = () => {
+    const { layers, tokens_each: each, step } = data.tokens;
+    const text = layers.map((layer) => layer.ratios.map((ratio, i) => `${escapeName(layer.name)}<br>token ${i * each}${each > 1 ? ` to ${(i + 1) * each - 1}` : ""}: ${show(ratio)}× the floor`));
+    const divergence = culprit && (culprit.step ?? step) === step ? layers.findIndex((layer) => layer.row >= culprit.row) : -1;
+    const marks = divergence < 0 ? [] : [mark(layers[divergence].ratios.indexOf(Math.max(...layers[divergence].ratios)), divergence, "▼")];
+    const broken = layers.findIndex((layer) => firstNonFinite !== undefined && layer.row >= firstNonFinite);
+    if (broken >= 0) marks.push(mark(layers[broken].ratios.indexOf(Math.max(...layers[broken].ratios)), broken, "✕"));
+    Plotly.react("strip", [{ ...heat, z: layers.map((layer) => layer.ratios.map(logRatio)), text }], layout({
+      height: Math.min(1200, 130 + 19 * layers.length), annotations: marks,
+      xaxis: axis({ title: { text: `token of step ${step ?? 0}${each > 1 ? `, ${each} in each cell` : ""}` } }),
+      yaxis: axis({ autorange: "reversed", tickvals: layers.map((_, i) => i), ticktext: layers.map((layer) => escapeName(layer.name)) }),
+    }), options).then((chart) => {
+      chart.removeAllListeners("plotly_click");
+      chart.on("plotly_click", (event) => goTo(layers[event.points[0].y].row));
+    });
+  };
   const drawStrip = () => {
+    if (byId("strip-kind").value === byToken) { drawTokens(); return; }
     const kind = strips[byId("strip-kind").value];
     const xs = new Map(), ys = new Map(), cells = new Map();
     for (const row of outputs) {
@@ -133,14 +156,11 @@
     const marks = [];
     const place = (row, symbol) => {
       if (row === undefined || row === null) return;
-      marks.push({ x: xNames.indexOf(kind.x(row)), y: yNames.indexOf(kind.y(row)), text: symbol, showarrow: false, font: { size: 15, color: "#000000" }, bgcolor: "#ffffffcc" });
+      marks.push(mark(xNames.indexOf(kind.x(row)), yNames.indexOf(kind.y(row)), symbol));
     };
     if (culprit) place(culprit.row, "▼");
     place(firstNonFinite, "✕");
-    Plotly.react("strip", [{
-      type: "heatmap", z, text, hoverinfo: "text", colorscale: scale, zmin: -1, zmax: 3, xgap: 1, ygap: 1,
-      colorbar: { title: { text: "error / floor" }, tickvals: [-1, 0, 0.477, 1.176, 2, 3], ticktext: ["≤ 0.1", "1", "3", "15", "100", "≥ 1000"] },
-    }], layout({
+    Plotly.react("strip", [{ ...heat, z, text, xgap: 1, ygap: 1 }], layout({
       height: Math.min(1200, 130 + 19 * yNames.length), annotations: marks,
       xaxis: axis({ title: { text: kind.name }, tickvals: xNames.map((_, i) => i), ticktext: xNames.map((x) => escapeName(String(x))), tickmode: xNames.length > 40 ? "auto" : "array" }),
       yaxis: axis({ autorange: "reversed", tickvals: yNames.map((_, i) => i), ticktext: yNames.map(escapeName) }),
@@ -200,7 +220,7 @@
   function drawOverview() {
     const choose = byId("strip-kind");
     const several = (name) => new Set(outputs.map((row) => number(name, row))).size > 1;
-    for (const name of Object.keys(strips)) choose.append(element("option", name, { value: name }));
+    for (const name of [...Object.keys(strips), ...(data.tokens ? [byToken] : [])]) choose.append(element("option", name, { value: name }));
     choose.value = several("step") ? "layers × steps" : several("rank") ? "layers × ranks" : "operators × layers";
     choose.addEventListener("change", drawStrip);
     drawStrip();
@@ -213,7 +233,7 @@
 
   // Table: only the rows in sight are in the document
   const columns = [
-    ["state", "112px", (row) => word("state", row)], ["× floor", "78px", (row) => number("ratio", row)],
+    ["state", "132px", (row) => word("state", row)], ["× floor", "78px", (row) => number("ratio", row)],
     ["golden", "minmax(260px,3fr)", (row) => word("golden_node", row)], ["candidate", "minmax(160px,2fr)", (row) => word("candidate_node", row)],
     ["tensor", "90px", (row) => `${word("role", row) ?? ""} ${word("slot", row) ?? ""}`], ["step", "54px", (row) => number("step", row)],
     ["rank", "54px", (row) => number("rank", row)], ["rel. L2", "74px", (row) => number("relative_l2", row)],
@@ -360,7 +380,8 @@
       ["alignment", number("confidence", row)], ["evidence", word("evidence", row)], ["transform", word("transform", row)],
     ]));
     box.append(element("h3", "Measures"), pairsOf([
-      ["error / floor", number("ratio", row)], ["floor", number("floor", row)], ["introduced here", number("introduced", row)],
+      ["error / floor", number("ratio", row)], ["floor", number("floor", row)], ["introduced here", number("introduced", row)], ["required factor", number("required_factor", row)],
+      ["against the golden operator", number("shadow_ratio", row) === null ? null : `${show(number("shadow_ratio", row))}× what rounding leaves${number("shadow_row_ratio", row) === null ? "" : `, worst row ${show(number("shadow_row_ratio", row))}×`}`],
       ["relative L2", number("relative_l2", row)], ["1 − cosine", number("one_minus_cosine", row)],
       ["max |d|", number("max_absolute_error", row) === null ? null : `${show(number("max_absolute_error", row))} at flat index ${number("max_absolute_error_index", row)}: golden ${show(number("golden_at_max_abs", row))}, candidate ${show(number("candidate_at_max_abs", row))}`],
       ["mean |d|", number("mean_absolute_error", row)], ["max relative", number("max_relative_error", row)], ["max ULP", number("max_ulp", row)], ["KL", number("kl_divergence", row)],
