@@ -154,6 +154,20 @@ def compare_pairs(
     done and pairs in all; an exception it raises, and Ctrl-C, end the comparison.
     """
 
+def compare_bytes(
+    golden: Dump,
+    index: int,
+    data: NDArray[np.uint8],
+    dtype: str,
+    shape: Sequence[int],
+    *,
+    kl: bool = True,
+) -> dict[str, Any]:
+    """Measure a row-major tensor in memory, the candidate, against a record, on one thread.
+
+    Columns as `compare_pairs` gives them, one element each.
+    """
+
 def compare_tensors(
     golden: str | PathLike[str],
     candidate: str | PathLike[str],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
+Measured = Mapping[tuple[int, int], Mapping[str, Any]]
+"""Measures of pairs, by the indices of the golden and the candidate record."""
 _SAMPLE = 4
 
 
@@ -143,6 +145,7 @@ def compare(
     calibrate: StrPath | None = None,
     gates: Sequence[str] = (),
     progress: Progress | None = None,
+    measured: Measured | None = None,
 ) -> Result:
     """Compare two runs and name the first operator that goes wrong.
 
@@ -182,6 +185,8 @@ def compare(
         ``result.gates``.
     progress : callable, optional
         Called with what is done and what there is in all, as the engine counts.
+    measured : mapping, optional
+        Measures that were taken while the tensors were there, which are not taken again.
 
     Returns
     -------
@@ -204,7 +209,7 @@ def compare(
     bounds = [verdicts.Gate.parse(g) for g in gates]
     golden_dump, candidate_dump = _open(golden, candidate)
     wanted = _Wanted(_numbers(step), _numbers(rank))
-    measure = _Measure(wanted, threads=threads, kl=kl, users=users, progress=progress)
+    measure = _Measure(wanted, threads, kl, users, progress, measured)
     calibration = None
     if calibrate is not None:
         calibration = _calibration(Path(calibrate), golden_dump, measure)
@@ -263,6 +268,7 @@ class _Measure:
     kl: bool
     users: Sequence[custom_measures.CustomMeasure]
     progress: Progress | None
+    measured: Measured | None = None
 
     def align(
         self,
@@ -286,6 +292,7 @@ class _Measure:
         measures = alignment.compare(
             chosen, threads=self.threads, kl=self.kl, progress=self.progress
         )
+        _take_over(self.measured, columns, measures)
         measures |= reduced.measure(golden, candidate, columns, measures)
         measures |= _measure_custom(self.users, alignment, chosen, measures)
         return frames.build(
@@ -368,6 +375,13 @@ class _Wanted:
             if (not self.steps or columns["step"][i] in self.steps)
             and (not self.ranks or columns["rank"][i] in self.ranks)
         ]
+
+
+def _take_over(measured: Measured | None, pairs: frames.Columns, measures: dict[str, Any]) -> None:
+    """Put rows that were measured while the tensors were there in place of those of now."""
+    for row, pair in enumerate(zip(pairs["golden"], pairs["candidate"], strict=True)):
+        for name, value in (measured or {}).get(pair, {}).items():
+            measures[name][row] = value
 
 
 def _numbers(given: int | Sequence[int] | None) -> frozenset[int]:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from llmdbg.capture.ait_hook import DumpConfig, HookHandle, register_hook
     from llmdbg.capture.manual import dump_data
     from llmdbg.capture.npu import kernel_dump, overflow_happened
-    from llmdbg.capture.session import CaptureWarning, TorchCapture
+    from llmdbg.capture.observer import observer_effect
+    from llmdbg.capture.session import CaptureWarning, DivergedError, TorchCapture
     from llmdbg.capture.start import capture_torch
     from llmdbg.capture.torchair import (
         get_fx_dump_config,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CaptureWarning": "session",
+    "DivergedError": "session",
     "DumpConfig": "ait_hook",
     "HookHandle": "ait_hook",
     "TorchCapture": "session",
@@ -30,6 +32,7 @@ _HOMES = {
     "get_fx_dump_config": "torchair",
     "get_ge_dump_config": "torchair",
     "kernel_dump": "npu",
+    "observer_effect": "observer",
     "overflow_happened": "npu",
     "register_hook": "ait_hook",
     "write_fusion_switch": "torchair",
@@ -37,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "CaptureWarning",
+    "DivergedError",
     "DumpConfig",
     "HookHandle",
     "TorchCapture",
@@ -45,6 +49,7 @@ __all__ = [
     "get_fx_dump_config",
     "get_ge_dump_config",
     "kernel_dump",
+    "observer_effect",
     "overflow_happened",
     "register_hook",
     "write_fusion_switch",

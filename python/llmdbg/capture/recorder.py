@@ -136,7 +136,8 @@ class Recorder:
         self._folder = folder
         self._sink = sink
         self._seen = SeenTensors(sink.same)
-        self._object_slots: dict[str, dict[str, Any]] = {}
+        self._in_objects = SeenTensors()
+        self._object_slots: dict[str, object] = {}
 
     def keep(self, call: Call, role: str, leaves: list[Leaf]) -> None:
         """Add a record to `call` for every leaf."""
@@ -146,15 +147,13 @@ class Recorder:
                 record["value"] = leaf.content.value
             elif isinstance(leaf.content, Skipped):
                 record["skipped"] = leaf.content.reason
-            elif self._elsewhere(leaf.content):
+            elif self._elsewhere(leaf.content) or self._passed_through(call, role, leaf):
                 continue
             else:
-                place = self.keep_tensor(leaf.content, record)
-                if leaf.in_object and self._passed_through(call, role, leaf.slot, place):
-                    continue
+                self.keep_tensor(leaf.content, record)
             call.records.append(record)
 
-    def keep_tensor(self, tensor: torch.Tensor, record: dict[str, Any]) -> dict[str, Any]:
+    def keep_tensor(self, tensor: torch.Tensor, record: dict[str, Any]) -> None:
         """Fill `record` with what `tensor` is and where its bytes are, or why they are not.
 
         Raises
@@ -174,13 +173,12 @@ class Recorder:
                     place = self._place(self._part(_plain_tensor(tensor, record), record), record)
                 record.update(place)
                 self.tensors += 1
-                return place
+                return
             except UnstorableError as error:
                 reason = str(error)
             except RuntimeError as error:
                 reason = f"torch cannot read it: {str(error).splitlines()[0]}"
         record["skipped"] = reason
-        return {}
 
     def end_step(self) -> None:
         """Forget what only holds within a step."""
@@ -214,17 +212,24 @@ class Recorder:
         self._seen.add(tensor, place)
         return place
 
-    def _passed_through(self, call: Call, role: str, slot: str, place: dict[str, Any]) -> bool:
+    def _passed_through(self, call: Call, role: str, leaf: Leaf) -> bool:
         """Whether an object's tensor stands in this step's records already.
 
         A cache goes through every module with all its layers. Its tensors are recorded when first
         met and when they changed, and again only for the module of their own layer.
         """
-        if role != "input" or not place:
+        tensor, slot = leaf.content, leaf.slot
+        if not leaf.in_object or role != "input" or not isinstance(tensor, torch.Tensor):
             return False
+        if _why_not(tensor) is not None:
+            return False
+        found = self._in_objects.find(tensor)
+        if found is None:
+            found = object()
+            self._in_objects.add(tensor, found)
         known = self._object_slots.get(slot)
-        self._object_slots[slot] = place
-        if known != place:
+        self._object_slots[slot] = found
+        if known is not found:
             return False
         layer = getattr(call.module, "layer_idx", None)
         return not (isinstance(layer, int) and f".{layer}." in slot)

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,6 +18,8 @@ import torch
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import about_run, rank_and_world
 from llmdbg.capture.api import ApiNames, DispatchMode, DistributedCalls, FunctionMode, caller_stack
+from llmdbg.capture.comparing import CompareSink
+from llmdbg.capture.cost import Cost, CountingSink
 from llmdbg.capture.limits import LimitReachedError, Limits
 from llmdbg.capture.modules import describe, weights
 from llmdbg.capture.recorder import Call, Index, Recorder, Sink
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
     from llmdbg.capture.api import Level
+    from llmdbg.comparison import Result
+
+
+class DivergedError(Exception):
+    """The run differs from the golden dump, and was to stop there."""
 
 
 class CaptureWarning(UserWarning):
@@ -52,6 +60,7 @@ class What:
     cut: Index | None = None
     skip_dummies: bool = False
     limits: Limits = field(default_factory=Limits)
+    stop_at_divergence: bool = False
 
 
 class _Frame(Call):
@@ -216,6 +225,32 @@ class TorchCapture:
             ) from cause
         return self.path
 
+    @property
+    def cost(self) -> Cost:
+        """What was counted by a capture made with ``dry_run=True``.
+
+        Raises
+        ------
+        LlmdbgError
+            If it was not.
+        """
+        if not isinstance(self._sink, CountingSink):
+            raise LlmdbgError("only a capture started with dry_run=True knows its cost")
+        return self._sink.cost()
+
+    @cached_property
+    def result(self) -> Result:
+        """What a stopped capture made with ``compare_to`` found, as `llmdbg.compare` gives it.
+
+        Raises
+        ------
+        LlmdbgError
+            If it was not made so, or runs still.
+        """
+        if not isinstance(self._sink, CompareSink) or self._state != "stopped":
+            raise LlmdbgError("only a stopped capture made with compare_to has a result")
+        return self._sink.result(self.path)
+
     @contextlib.contextmanager
     def warmup(self) -> Iterator[None]:
         """Leave out, and do not count, the forwards inside this ``with``."""
@@ -236,19 +271,20 @@ class TorchCapture:
         _kind: type[BaseException] | None,
         error: BaseException | None,
         _trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         if self._local.idle_modes is not None:
             self._leave_modes(self._local.idle_modes)
             self._local.idle_modes = None
-        if error is None:
+        if error is None or isinstance(error, DivergedError):
             self.stop()
-            return
+            return error is not None
         self.problems.append(f"the run ended early: {type(error).__name__}: {error}")
         try:
             self.stop()
         except LlmdbgError as ours:
             # The model's own exception is the one its owner must see.
             error.add_note(f"llmdbg: {ours}")
+        return False
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> TorchCapture:
         # A model copied while it is captured takes its hooks along; they know it is not theirs.
@@ -453,6 +489,12 @@ class TorchCapture:
 
     def _guard(self, record: Callable[[], None]) -> None:
         """Run `record`; whatever it meets ends the dump and never the model."""
+        if self._what.stop_at_divergence and isinstance(self._sink, CompareSink):
+            found = self._sink.diverged
+            if found is not None and not self._full:
+                self._full = True
+                self.problems.append(f"the run was stopped where it diverged: {found}")
+                raise DivergedError(found)
         self._local.recording_itself = True
         try:
             record()

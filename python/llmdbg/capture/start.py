@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.about import rank_and_world
 from llmdbg.capture.ait import AitSink
 from llmdbg.capture.api import LEVELS
+from llmdbg.capture.comparing import CompareSink
+from llmdbg.capture.cost import CountingSink
 from llmdbg.capture.limits import Limits
 from llmdbg.capture.modules import select
 from llmdbg.capture.native import NativeSink
 from llmdbg.capture.reduce import MODES
+from llmdbg.capture.ring import RingSink, nonfinite
 from llmdbg.capture.session import TorchCapture, What
 from llmdbg.capture.wanted import Wanted
+from llmdbg.dump import open_dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +30,11 @@ if TYPE_CHECKING:
     from llmdbg.capture.modules import Selection
     from llmdbg.capture.recorder import Index, Sink
     from llmdbg.capture.reduce import Mode
+    from llmdbg.capture.ring import Rule
     from llmdbg.capture.wanted import Numbers
+    from llmdbg.dump import Dump
+
+    MakeSink: TypeAlias = Callable[[dict[str, Any]], Sink]
 
 DEFAULT_QUEUE_BYTES = 1 << 30
 _AXIS = re.compile(r"\.\.\.|(-?\d+)|(-?\d*):(-?\d*)(?::([1-9]\d*)?)?")
@@ -53,6 +61,11 @@ def capture_torch(
     tensor_slice: str | None = None,
     stack: bool = False,
     dummies: Literal["tag", "skip"] = "tag",
+    compare_to: str | Path | None = None,
+    stop_at_divergence: bool = False,
+    trigger: Literal["nonfinite"] | Rule | None = None,
+    trigger_steps: int = 1,
+    dry_run: bool = False,
     max_bytes: int | None = None,
     min_free: int | None = None,
     layout: Literal["native", "ait"] = "native",
@@ -110,6 +123,19 @@ def capture_torch(
         Forwards whose input ids are all the same: ``"tag"`` them in the manifest, or ``"skip"``.
         Those inside :meth:`TorchCapture.warmup`, or called by the profiling and warm-up functions
         of serving stacks, are always left out and not counted.
+    compare_to
+        A golden dump that each tensor is held against as it appears. Measures are kept of all,
+        bytes only of calls whose output fails; the capture's ``result`` is the judgement.
+    stop_at_divergence
+        End the model's forward at the first such call, with a :class:`DivergedError` that the
+        ``with`` block takes up.
+    trigger
+        Keep the last steps in memory, and write them only when an output holds NaN or infinity
+        (``"nonfinite"``), or when this function of an output and its record returns a text.
+    trigger_steps
+        Steps before the one that fired that are written with it.
+    dry_run
+        Write nothing; afterwards the capture's ``cost`` says what the dump would take.
     max_bytes, min_free
         Bytes of tensors after which, and free bytes at `path` below which, recording ends. The
         model runs on.
@@ -137,6 +163,19 @@ def capture_torch(
     _choose("dummies", {dummies}, ("tag", "skip"))
     if layout == "ait" and (mode != "full" or levels != {"module"}):
         raise LlmdbgError("layout='ait' has a place for whole tensors of modules only")
+    others = {"compare_to": compare_to, "trigger": trigger, "dry_run": dry_run or None}
+    asked = [name for name, value in others.items() if value is not None]
+    if len(asked) > 1 or (asked and layout == "ait"):
+        also = "layout='ait'" if layout == "ait" else asked[1]
+        raise LlmdbgError(f"{asked[0]} does not go together with {also}")
+    if compare_to is not None and mode != "full":
+        raise LlmdbgError("compare_to decides itself what is kept of a tensor; leave mode out")
+    if stop_at_divergence and compare_to is None:
+        raise LlmdbgError("stop_at_divergence needs compare_to, the dump to diverge from")
+    if isinstance(trigger, str):
+        _choose("trigger", {trigger}, ("nonfinite",))
+    if trigger_steps < 0:
+        raise LlmdbgError(f"trigger_steps is counted from 0 upwards, found {trigger_steps}")
     if device is not None and device < 0:
         raise LlmdbgError(f"a device is counted from 0 upwards, found {device}")
     base = Path(path)
@@ -154,16 +193,24 @@ def capture_torch(
         cut=None if tensor_slice is None else _index(tensor_slice),
         skip_dummies=dummies == "skip",
         limits=Limits(max_bytes, min_free),
+        stop_at_divergence=stop_at_divergence,
     )
     make_sink = _native(model, base, rank, max_queue_bytes, mode)
     if layout == "ait":
         make_sink = _ait(base, rank, max_queue_bytes)
+    elif dry_run:
+        make_sink = _counting(base, mode)
+    elif trigger is not None:
+        rule = nonfinite if isinstance(trigger, str) else trigger
+        make_sink = _ring(make_sink, max_queue_bytes, rule, trigger_steps)
+    elif compare_to is not None:
+        make_sink = _comparing(make_sink, max_queue_bytes, open_dump(compare_to))
     return TorchCapture(model, make_sink, path=base, what=what, rank=rank)
 
 
 def _native(
     model: torch.nn.Module, base: Path, rank: int | None, max_queue_bytes: int, mode: Mode
-) -> Callable[[dict[str, Any]], Sink]:
+) -> MakeSink:
     own_rank, world = rank_and_world(rank)
     folder = base / f"rank{own_rank}" if world > 1 else base
 
@@ -175,7 +222,7 @@ def _native(
     return make_sink
 
 
-def _ait(base: Path, rank: int | None, max_queue_bytes: int) -> Callable[[dict[str, Any]], Sink]:
+def _ait(base: Path, rank: int | None, max_queue_bytes: int) -> MakeSink:
     _, world = rank_and_world(rank)
 
     def make_sink(header: dict[str, Any]) -> Sink:
@@ -185,6 +232,18 @@ def _ait(base: Path, rank: int | None, max_queue_bytes: int) -> Callable[[dict[s
         return AitSink(base, header, max_queue_bytes)
 
     return make_sink
+
+
+def _counting(base: Path, mode: Mode) -> MakeSink:
+    return lambda _header: CountingSink(mode, base)
+
+
+def _ring(behind: MakeSink, max_queue_bytes: int, rule: Rule, steps: int) -> MakeSink:
+    return lambda header: RingSink(behind(header), max_queue_bytes, rule, steps)
+
+
+def _comparing(behind: MakeSink, max_queue_bytes: int, golden: Dump) -> MakeSink:
+    return lambda header: CompareSink(behind(header), max_queue_bytes, golden, header["rank"])
 
 
 def _choose(name: str, given: set[str] | frozenset[str], known: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ mod align;
 mod compare;
 mod dump;
 mod error;
+mod live;
 mod scan;
 mod summary;
 mod tensor;
@@ -29,6 +30,9 @@ mod _core {
 
     #[pymodule_export]
     use super::compare::{compare_pairs, compare_tensors, measures, row_profile, tensor_stats};
+
+    #[pymodule_export]
+    use super::live::compare_bytes;
 
     #[pymodule_export]
     use super::scan::{byte_differences, scan_records, scan_tensors};
