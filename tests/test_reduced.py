@@ -9,6 +9,8 @@ import torch
 
 from llmdbg import capture_torch, compare
 from llmdbg._core import LlmdbgError
+from tests.writers.atb import AtbDump
+from tests.writers.msprobe import MsprobeDump
 
 MODES = ("full", "statistics", "sketch", "hash")
 ROWS, COLUMNS = 96, 640
@@ -219,3 +221,35 @@ def test_a_damaged_sketch_is_a_row(tmp_path):
 def test_nothing_but_descriptions(tmp_path):
     with pytest.raises(LlmdbgError):
         compare(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("tasks", [("statistics", "statistics"), ("tensor", "statistics")])
+def test_statistics_of_msprobe_take_the_same_way(tmp_path, tasks):
+    x = tensor()
+    for side, task, value in zip("ab", tasks, (x, x * 1.02), strict=True):
+        dump = MsprobeDump(tmp_path / side, task=task)
+        dump.entry("Torch.matmul.0.forward", args=[x], output=[value])
+        dump.write()
+    rows = {row["role"]: row for row in compare(tmp_path / "a", tmp_path / "b").frame.to_dicts()}
+    output = rows["output"]
+    assert (output["basis"], output["state"]) == ("statistics", "UNDECIDED")
+    assert output["relative_l2_at_least"] == pytest.approx(0.02, rel=1e-4)
+    largest = max(abs(x.max().item()), abs(x.min().item()))
+    assert output["max_absolute_error_at_least"] == pytest.approx(0.02 * largest, rel=1e-4)
+    assert output["my_mean_value"] == pytest.approx(1.02 * x.double().mean().item(), rel=1e-4)
+    assert "does not prove" in rows["input"]["cmp_fail_reason"]
+    # msprobe counts no NaN.
+    assert output["golden_nan"] == (0 if tasks[0] == "tensor" else None)
+
+
+def test_statistics_inside_atbs_files(tmp_path):
+    x = np.float16([[0, 1, 2], [3, 4, 5]])
+    AtbDump(tmp_path / "a", "B").op(0, "0_Layer", [x], mode="stats")
+    AtbDump(tmp_path / "b", "B").op(0, "0_Layer", [x + 1], mode="stats")
+    (row,) = compare(tmp_path / "a", tmp_path / "b").frame.to_dicts()
+    assert row["basis"] == "statistics"
+    assert (row["golden_max_value"], row["my_max_value"]) == (5, 6)
+    assert row["max_absolute_error_at_least"] == 1
+    # ‖d‖ is at least √n times the difference of the means, which here it is.
+    error = np.sqrt(6) / np.linalg.norm(x.astype(float))
+    assert row["relative_l2_at_least"] == pytest.approx(error, rel=1e-3)

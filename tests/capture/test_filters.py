@@ -15,7 +15,7 @@ class Net(torch.nn.Module):
         super().__init__()
         self.lin = torch.nn.Linear(4, 4)
 
-    def forward(self, x, past_key_values=None):
+    def forward(self, x, **_cache):
         return self.lin(x)
 
 
