@@ -185,3 +185,16 @@ def test_byte_differences(tmp_path):
     assert [found[k][0] for k in ("count", "first", "last")] == [2, 20, 399]
     found = _core.byte_differences(dumps["a"], dumps["short"], [0], [0])
     assert "int16 [2, 100]" in found["reason"][0]
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float8_e5m2", "int8"])
+def test_a_large_tensor_is_summed_in_every_fourth_block(tmp_path, name):
+    rng = np.random.default_rng(5)
+    array = (rng.standard_normal((1100, 2048)) * 20).astype(kind(name))
+    found = scan(tmp_path, array, threads=2)
+    wide = array.astype(np.float64)
+    assert (found["min"], found["max"]) == (wide.min(), wide.max())
+    assert found["zero"] == (wide == 0).sum()
+    part = wide if name == "int8" else wide[::4]
+    assert found["rms"] == pytest.approx(np.sqrt((part**2).mean()), rel=1e-6)
+    assert found["mean"] == pytest.approx(part.mean(), abs=1e-4)

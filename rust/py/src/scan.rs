@@ -146,7 +146,7 @@ fn columns<'py>(py: Python<'py>, rows: &[Row]) -> PyResult<Bound<'py, PyDict>> {
         ("max", real(&|h| none_if_empty(h, h.max))),
         ("abs_max", real(&Health::abs_max)),
         ("abs_min", real(&|h| if h.least.is_finite() { h.least } else { f64::NAN })),
-        ("mean", real(&|h| h.sum / h.finite() as f64)),
+        ("mean", real(&Health::mean)),
         ("rms", real(&Health::rms)),
     ] {
         out.set_item(name, PyArray1::from_vec(py, values))?;

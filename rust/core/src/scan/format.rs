@@ -2,6 +2,7 @@
 
 use super::float::{self, BLOCK, LARGEST, SMALLEST, Word};
 use super::health::{Class, Health};
+use super::integer;
 use crate::DType;
 use crate::dtype::Kind;
 use crate::stats::decode::{self, Limits};
@@ -15,8 +16,14 @@ pub(super) struct Scanner {
     float: Option<FloatBits>,
     /// Value of every byte of a one-byte dtype that is no IEEE-like float.
     table: Option<Box<[f64; 256]>>,
+    /// Of how many blocks one is summed.
+    every: u64,
     wide: Vec<f64>,
 }
+
+/// Tensors of more numbers are summed in every fourth block only: a mean needs no more, and extremes and counts,
+/// which do, come from the bits at half the cost.
+const SUMMED_WHOLE: u64 = 1 << 20;
 
 /// Magnitude bits at which a float dtype changes its nature.
 #[derive(Clone, Copy)]
@@ -32,7 +39,7 @@ struct FloatBits {
 
 impl Scanner {
     /// For a dtype with numbers; of a complex one, its [`decode::component`].
-    pub(super) fn new(dtype: DType) -> Self {
+    pub(super) fn new(dtype: DType, numbers: u64) -> Self {
         let limits = decode::limits(dtype);
         let float = float_bits(dtype, limits);
         let ends = match dtype {
@@ -41,13 +48,22 @@ impl Scanner {
             _ if dtype.kind() == Kind::Float => (-limits.near_max / 0.9, limits.near_max / 0.9),
             _ => (f64::NEG_INFINITY, f64::INFINITY),
         };
-        let table = (dtype.size() == 1 && float.is_none()).then(|| {
+        let is_table = dtype.size() == 1 && float.is_none() && !matches!(dtype, DType::Int8 | DType::UInt8);
+        let table = is_table.then(|| {
             let bytes: Vec<u8> = (0..=u8::MAX).collect();
             let mut values = Box::new([0.0; 256]);
             decode::to_f64(dtype, &bytes, values.as_mut_slice());
             values
         });
-        Self { dtype, limits, ends, float, table, wide: vec![0.0; BLOCK] }
+        Self {
+            dtype,
+            limits,
+            ends,
+            float,
+            table,
+            every: if numbers > SUMMED_WHOLE { 4 } else { 1 },
+            wide: vec![0.0; BLOCK],
+        }
     }
 
     /// Bytes that one call of [`Self::add`] takes at most: several blocks where a histogram pays.
@@ -68,6 +84,10 @@ impl Scanner {
             DType::Float32 => self.add_float::<u32>(bytes, at, health),
             DType::Float16 | DType::BFloat16 => self.add_float::<u16>(bytes, at, health),
             DType::Float8E4M3Fn | DType::Float8E5M2 => self.add_float::<u8>(bytes, at, health),
+            DType::Int8 => {
+                self.add_small_ints(integer::ends_i8(bytemuck::cast_slice(bytes)), bytes, at, health)
+            }
+            DType::UInt8 => self.add_small_ints(integer::ends_u8(bytes), bytes, at, health),
             _ if self.table.is_some() => self.add_bytes(bytes, at, health),
             _ => self.add_values(bytes, at, health),
         }
@@ -102,9 +122,31 @@ impl Scanner {
             }
         }
         health.extend(self.value(ends.low), self.value(ends.high), least);
-        let (sum, squares) = self.moments(bytes, ends.least, ends.most);
-        health.sum += sum;
-        health.squares += squares;
+        if self.is_summed(at) {
+            health.add_sums(x.len() as u64, self.moments(bytes, ends.least, ends.most));
+        }
+        ends.zeros
+    }
+
+    /// Whether the block at a place is one of those that are summed.
+    fn is_summed(&self, at: u64) -> bool {
+        (at / BLOCK as u64).is_multiple_of(self.every)
+    }
+
+    /// Numbers of one byte that are integers.
+    fn add_small_ints(&self, ends: integer::Ends, bytes: &[u8], at: u64, health: &mut Health) -> u64 {
+        let value = |byte: u8| {
+            if self.dtype == DType::Int8 { f64::from(byte.cast_signed()) } else { f64::from(byte) }
+        };
+        let find = |class: Class| {
+            let found = bytes.iter().position(|&b| self.classes(value(b)) & 1 << class as u8 != 0);
+            at + found.unwrap_or(0) as u64
+        };
+        health.add(Class::Zero, ends.zeros, || find(Class::Zero));
+        health.add(Class::Saturated, ends.saturated, || find(Class::Saturated));
+        let least = if ends.least == 0 { f64::INFINITY } else { f64::from(ends.least) };
+        health.extend(f64::from(ends.low), f64::from(ends.high), least);
+        health.add_sums(bytes.len() as u64, (f64::from(ends.sum), f64::from(ends.squares)));
         ends.zeros
     }
 
@@ -142,7 +184,7 @@ impl Scanner {
             zeros += u64::from(classes & 1 << Class::Zero as u8 != 0);
             tally.add(x, classes, 1);
         }
-        tally.finish(health, |class| {
+        tally.finish(health, self.is_summed(at), |class| {
             at + wide[..len].iter().position(|&x| self.classes(x) & 1 << class as u8 != 0).unwrap_or(0) as u64
         });
         self.wide = wide;
@@ -173,7 +215,7 @@ impl Scanner {
                 tally.add(x, classes, count);
             }
         }
-        tally.finish(health, |class| {
+        tally.finish(health, true, |class| {
             let found =
                 bytes.iter().position(|&b| self.classes(table[usize::from(b)]) & 1 << class as u8 != 0);
             at + found.unwrap_or(0) as u64
@@ -202,6 +244,7 @@ struct Tally {
     min: f64,
     max: f64,
     least: f64,
+    finite: u64,
     sum: f64,
     squares: f64,
 }
@@ -213,6 +256,7 @@ impl Default for Tally {
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             least: f64::INFINITY,
+            finite: 0,
             sum: 0.0,
             squares: 0.0,
         }
@@ -232,18 +276,20 @@ impl Tally {
             if x != 0.0 {
                 self.least = self.least.min(x.abs());
             }
+            self.finite += count;
             self.sum += x * count as f64;
             self.squares += x * x * count as f64;
         }
     }
 
-    fn finish(self, health: &mut Health, place: impl Fn(Class) -> u64) {
+    fn finish(self, health: &mut Health, is_summed: bool, place: impl Fn(Class) -> u64) {
         for class in Class::ALL {
             health.add(class, self.counts[class as usize], || place(class));
         }
         health.extend(self.min, self.max, self.least);
-        health.sum += self.sum;
-        health.squares += self.squares;
+        if is_summed {
+            health.add_sums(self.finite, (self.sum, self.squares));
+        }
     }
 }
 

@@ -54,7 +54,9 @@ pub struct Health {
     pub max: f64,
     /// Smallest nonzero magnitude; infinity when there is none.
     pub least: f64,
-    /// Sum of the finite values.
+    /// Finite numbers that the sums are over: all of a small tensor, every fourth block of a large one.
+    pub summed: u64,
+    /// Their sum.
     pub sum: f64,
     /// Sum of their squares.
     pub squares: f64,
@@ -81,6 +83,7 @@ impl Default for Health {
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             least: f64::INFINITY,
+            summed: 0,
             sum: 0.0,
             squares: 0.0,
             rows: 1,
@@ -115,7 +118,20 @@ impl Health {
     /// Root of the mean square of the finite values; NaN when there is none.
     #[must_use]
     pub fn rms(&self) -> f64 {
-        (self.squares / self.finite() as f64).sqrt()
+        (self.squares / self.summed as f64).sqrt()
+    }
+
+    /// Mean of the finite values; NaN when there is none.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.sum / self.summed as f64
+    }
+
+    /// Adds what the sums are over.
+    pub(super) fn add_sums(&mut self, summed: u64, (sum, squares): (f64, f64)) {
+        self.summed += summed;
+        self.sum += sum;
+        self.squares += squares;
     }
 
     /// Whether every number has the same value.
@@ -146,6 +162,7 @@ impl Health {
     /// Adds what does not depend on the order of parts: everything but the sums.
     pub(super) fn merge(&mut self, other: &Self) {
         self.numbers += other.numbers;
+        self.summed += other.summed;
         for class in Class::ALL {
             let i = class as usize;
             self.counts[i] += other.counts[i];

@@ -8,6 +8,7 @@ mod bytes;
 mod float;
 mod format;
 mod health;
+mod integer;
 mod layout;
 mod part;
 mod repeats;

@@ -111,7 +111,7 @@ pub(super) struct Buffer(Vec<u128>);
 pub(super) fn scan_part(tensor: &Tensor, plan: &Plan, part: u64, buffer: &mut Buffer) -> Result<Found> {
     let size = plan.dtype.size();
     let (first, count) = plan.range(part);
-    let mut scanner = Scanner::new(plan.dtype);
+    let mut scanner = Scanner::new(plan.dtype, plan.rows * plan.cols);
     let mut found = Found::default();
     let mut tracker = plan.is_matrix().then(|| {
         let col = (first % plan.cols) as usize;
