@@ -34,10 +34,13 @@ def finite_anomalies(passes: list[Pass]) -> list[Finding]:
 
 def _first(one: Pass, rule: Callable[[Call, Row], Finding | None]) -> list[Finding]:
     found: list[Finding] = []
-    for call in one.leaves:
+    seen: set[int] = set()
+    for call in one.calls:
         for row in call.outputs:
-            if row["reason"] or not row["numbers"]:
+            # What a module hands on from the last one inside it was judged there.
+            if row["reason"] or not row["numbers"] or row["stored"] in seen:
                 continue
+            seen.add(row["stored"])
             finding = rule(call, row)
             if finding is not None:
                 found.append(finding)

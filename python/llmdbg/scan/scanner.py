@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmdbg._core import LlmdbgError
 from llmdbg.dump import open_dump
 from llmdbg.errors import UserError
 from llmdbg.report.text import ranges as shown_ranges
-from llmdbg.scan import growth, health, origin, overwritten, ranks, rules, runs
+from llmdbg.scan import growth, health, opdebug, origin, overwritten, ranks, rules, runs
 from llmdbg.scan.model import Finding, Level, Scan, in_order
 from llmdbg.scan.passes import passes
 from llmdbg.scan.tensors import Tensors
@@ -35,7 +37,8 @@ def scan(
     Parameters
     ----------
     *paths : path
-        One dump of any layout, a folder of tensors, a tensor file or a safetensors checkpoint.
+        One dump of any layout, a folder of tensors, a tensor file, a safetensors checkpoint, or
+        CANN's overflow dumps (``Opdebug.…``).
         Several are recordings of one run, held against the first bit by bit.
     step, rank : int or sequence of int, optional
         Look at these only.
@@ -61,11 +64,20 @@ def scan(
     """
     if not paths:
         raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
-    dump = open_dump(paths[0])
+    debug = opdebug.find(Path(paths[0])) if len(paths) == 1 else []
+    try:
+        dump = open_dump(paths[0])
+    except LlmdbgError:
+        if not debug:
+            raise
+        reported, problems = opdebug.overflows(Path(paths[0]), debug)
+        told = tuple(os.fspath(path) for path in paths)
+        return Scan(told, "opdebug", health.frame([]), in_order(reported), tuple(problems))
     rows = _wanted(health.table(dump, threads=threads, progress=progress), dump, step, rank)
     findings = examine(rows, dump, threads=threads)
     if len(paths) == 1:
-        return conclude(paths, dump, rows, findings)
+        reported, problems = opdebug.overflows(Path(paths[0]), debug) if debug else ([], [])
+        return conclude(paths, dump, rows, [*findings, *reported], problems=problems)
     spread = runs.Spread()
     for path in paths[1:]:
         spread.add(rows, dump, open_dump(path), threads=threads, progress=progress)
