@@ -148,7 +148,7 @@ def explain(call: Call, row: Row, known: list[Row], tensors: Tensors) -> Cause:
         return Cause("unknown", "its values could not be read", ())
     index = tuple(int(i) for i in _unravel(int(places[0]), array.shape))
     given = {
-        f"{r['role']} {r['slot'] or '0'}" if r["node"] == call.node else r["node"]: value
+        f"{r['role']} {r['slot'] or '0'}" if r["node"] == call.node else _label(r): value
         for r in known[:_TRIED]
         if r["shape"] == row["shape"]
         and r["row"] != row["row"]

@@ -184,11 +184,11 @@ def op_name(name: str) -> OpName | None:
     if len(parts) < 4 or not _TIME.fullmatch(parts[-1]) or not parts[-2].isdigit():
         return None
     time = int(parts.pop())
-    stream = int(parts.pop())
+    stream: int | None = int(parts.pop())
     if len(parts) > 2 and parts[-1].isdigit():
         task = int(parts.pop())
     else:
-        task, stream = stream, None  # very old writers had no stream
+        task, stream = int(name.split(".")[-2]), None  # very old writers had no stream
     return OpName(parts[0], ".".join(parts[1:]), task, stream, time, context, thread)
 
 

@@ -127,11 +127,13 @@ def first_origin(one: Pass, judge: _Judge) -> Origin | None:
     for call in one.leaves:
         if _unwritten(call):
             continue
-        bad_in = next((r for r in _read(call) if judge.bad(r)), None)
+        given = _read(call)
+        bad_in = next((r for r in given if judge.bad(r) and not r.get("weight")), None)
         bad_out = next((r for r in call.outputs if judge.bad(r)), None)
+        weights = [*call.params, *(r for r in given if r.get("weight"))]
+        weight = next((r for r in weights if is_bad(r)), None)
         if bad_in is None and bad_out is None:
             continue
-        weight = next((r for r in call.params if is_bad(r)), None)
         if weight is not None and bad_in is None:
             return Origin(call, weight, "weight")
         if bad_in is None and bad_out is not None:

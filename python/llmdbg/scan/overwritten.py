@@ -71,7 +71,7 @@ def overwritten(
             by_place[row["step"], row["rank"], row["node"]].append(row)
     if not by_place:
         return []
-    names = _tensor_names(dump)
+    names = tensor_names(dump)
     questions = [*_inside(by_place, names), *_between(by_place, names)]
     differences = _core.byte_differences(
         dump.core,
@@ -96,13 +96,35 @@ def overwritten(
     return [*findings, *_caches(by_place, tensors)]
 
 
-def _tensor_names(dump: Dump) -> dict[str, tuple[list[str], list[str]]]:
+def mark_weights(rows: list[Row], dump: Dump) -> None:
+    """Mark the inputs that a topology calls weights."""
+    names = tensor_names(dump)
+    for row in rows:
+        slot = _slot(row)
+        reads = names.get(row["node"], ([], []))[0]
+        if row["role"] == "input" and slot is not None and slot < len(reads):
+            row["weight"] = bool(_WEIGHT.search(reads[slot]))
+
+
+def without_kernels(rows: list[Row], dump: Dump) -> list[Row]:
+    """Leave out the kernels that an operator of the topology consists of: they are inside it."""
+    names = tensor_names(dump)
+
+    def is_kernel(node: str) -> bool:
+        parts = node.split("/")
+        return any("/".join(parts[:i]) in names for i in range(1, len(parts)))
+
+    return [row for row in rows if not is_kernel(row["node"])] if names else rows
+
+
+def tensor_names(dump: Dump) -> dict[str, tuple[list[str], list[str]]]:
     """Return the tensors that each smallest operator reads and writes, by its node."""
     graph = dump.graph
     if graph is None:
         return {}
     nodes, tensors = graph["nodes"], graph["tensors"]
-    parents = {node["parent"] for node in nodes}
+    # Kernels are nodes of their operator, without tensors of their own.
+    parents = {node["parent"] for node in nodes if node["inputs"] or node["outputs"]}
     return {
         node["name"]: ([tensors[t] for t in node["inputs"]], [tensors[t] for t in node["outputs"]])
         for i, node in enumerate(nodes)
@@ -131,7 +153,7 @@ def _inside(
     questions = []
     parents = {node.rsplit("/", 1)[0] for _, _, node in by_place if "/" in node}
     for (_, _, node), rows in by_place.items():
-        if node in parents:
+        if node in parents if not names else node not in names:
             continue  # what changed inside is told of the operator that did it
         before = {r["slot"]: r for r in rows if r["role"] == "input" and r["phase"] == "before"}
         for after in rows:

@@ -46,21 +46,25 @@ def _first(one: Pass, rule: Callable[[Call, Row], Finding | None]) -> list[Findi
                 found.append(finding)
     if not found:
         return []
-    first = found[0]
-    more = f"; {len(found) - 1} later results too" if len(found) > 1 else ""
-    return [
-        Finding(
-            first.level,
-            first.kind,
-            first.node,
-            one.step,
-            one.rank,
-            first.sentence + more,
-            first.evidence,
-            first.row,
-            first.details | {"nodes": [f.node for f in found[:32]], "count": len(found)},
-        )
-    ]
+    firsts = {finding.level: finding for finding in reversed(found)}
+    return [_with_count(firsts[level], found, one) for level in sorted(firsts)]
+
+
+def _with_count(first: Finding, found: list[Finding], one: Pass) -> Finding:
+    """Say of the first finding of a level how many follow."""
+    like = [f for f in found if f.level is first.level]
+    more = f"; {len(like) - 1} later results too" if len(like) > 1 else ""
+    return Finding(
+        first.level,
+        first.kind,
+        first.node,
+        one.step,
+        one.rank,
+        first.sentence + more,
+        first.evidence,
+        first.row,
+        first.details | {"nodes": [f.node for f in like[:32]], "count": len(like)},
+    )
 
 
 def _without_repetition(findings: list[Finding]) -> list[Finding]:

@@ -94,7 +94,8 @@ def scan(
 def examine(rows: list[Row], dump: Dump, *, threads: int = 0) -> list[Finding]:
     """Apply every rule for one dump to its tensors' health."""
     tensors = Tensors(dump)
-    calls = passes(rows)
+    overwritten.mark_weights(rows, dump)
+    calls = passes(overwritten.without_kernels(rows, dump))
     findings = origin.nonfinite(calls, tensors)
     findings += overwritten.overwritten(rows, dump, tensors, threads=threads)
     findings += ranks.across_ranks(calls, rows, dump, tensors)
