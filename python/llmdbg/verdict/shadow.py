@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +42,8 @@ _GOLDEN_SLACK = 1e-5
 _GOLDEN_FACTOR = 3.0
 # Up to so many elements in all records everything is checked; beyond, so many works at most.
 _AUTO_ELEMENTS = 1 << 26
-_AUTO_MOST = 24
+_AUTO_MOST = 4
+_BRIEF_ELEMENTS = 1 << 16
 _MOST_ELEMENTS = 1 << 22
 _MOST_PRODUCTS = 1 << 30
 _MOST_COLUMNS = 4096
@@ -113,18 +115,20 @@ class Checker:
 
     def checks(self, rows: list[Row], flow: Flow, floors: list[float | None]) -> dict[int, Check]:
         """Return the checks by number of the work in `flow`."""
-        self._shadow = shadow = Shadow(self._golden, self._candidate, rows, flow)
+        values = sum(r.elements or 0 for r in rows if r.cells["role"] != "param")
+        brief = self._mode == "auto" and values > _AUTO_ELEMENTS
+        most = _BRIEF_ELEMENTS if brief else _MOST_ELEMENTS
+        self._shadow = shadow = Shadow(self._golden, self._candidate, rows, flow, most)
         numbers: Iterable[int] = range(len(flow.works))
         if self._mode == "off":
             return {}
-        values = sum(r.elements or 0 for r in rows if r.cells["role"] != "param")
-        if self._mode == "auto" and values > _AUTO_ELEMENTS:
+        if brief:
             works = dict(enumerate(flow.works))
             bounds = {i: floors[w.outputs[0].index] for i, w in works.items()}
             scores = in_question(works, bounds)
-            most = sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST]
+            first = sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST]
             # Whoever would be accused without a check gets one, the first ones first.
-            numbers = sorted({*most, *sorted(outliers(works, bounds))[:_AUTO_MOST]})
+            numbers = sorted({*first, *sorted(outliers(works, bounds))[:_AUTO_MOST]})
         made = ((i, shadow.check(flow.works[i])) for i in numbers)
         return _beside_kin({i: c for i, c in made if c is not None}, flow)
 
@@ -152,10 +156,20 @@ class Shadow:
         The rows of the comparison.
     flow : Flow
         What computed what.
+    most_elements : int
+        Of larger outputs only some rows are computed, the worst one among them.
     """
 
-    def __init__(self, golden: Dump, candidate: Dump, rows: list[Row], flow: Flow) -> None:
+    def __init__(
+        self,
+        golden: Dump,
+        candidate: Dump,
+        rows: list[Row],
+        flow: Flow,
+        most_elements: int = _MOST_ELEMENTS,
+    ) -> None:
         self._golden, self._candidate = golden, candidate
+        self._most_elements = most_elements
         self._flow = flow
         self._params = {
             n["name"]: n["params"] or {} for n in (golden.graph or {"nodes": []})["nodes"]
@@ -170,13 +184,20 @@ class Shadow:
         for row in rows:
             if row.paired and row.cells["role"] != "param":
                 self._places.setdefault(_place(row), []).append(row)
-        self._fits: dict[str, dict[str, npt.NDArray[Any]]] = {}
-        self._largest: dict[str, Work] = {}
+        self._fits: dict[Any, dict[str, npt.NDArray[Any]]] = {}
+        # A module that is called twice in a step may mean two things: Gemma's rotary tables do.
+        self._turn: dict[int, tuple[str, int]] = {}
+        self._largest: dict[tuple[str, int], Work] = {}
+        calls: Counter[Any] = Counter()
         for work in flow.works:
-            if not work.gap:
-                best = self._largest.get(work.node)
-                if best is None or _height(work) > _height(best):
-                    self._largest[work.node] = work
+            if work.gap:
+                continue
+            run = (work.step, work.rank, work.node)
+            turn = self._turn[id(work)] = (work.node, calls[run])
+            calls[run] += 1
+            best = self._largest.get(turn)
+            if best is None or _height(work) > _height(best):
+                self._largest[turn] = work
         self._known: dict[str, str] = {}
         self._proven: dict[int, Trial] = {}
 
@@ -286,9 +307,10 @@ class Shadow:
 
     def _fitted(self, work: Work, operator: Operator) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Give the weights of norms and rotary tables as the golden run's values show them."""
-        if work.node not in self._fits:
+        turn = self._turn[id(work)]
+        if turn not in self._fits:
             fit = _FITS.get(operator.name)
-            best = self._largest[work.node]
+            best = self._largest[turn]
             readable = all(_readable(r) for r in (*best.outputs, *best.inputs))
             arrays = (
                 ([self.array(r) for r in best.inputs], [self.array(r) for r in best.outputs])
@@ -296,9 +318,9 @@ class Shadow:
                 else ([], [])
             )
             params = self._params.get(work.node, {})
-            self._fits[work.node] = fit(*arrays, params) if fit and arrays[1] else {}
-        if self._fits[work.node]:
-            yield self._fits[work.node]
+            self._fits[turn] = fit(*arrays, params) if fit and arrays[1] else {}
+        if self._fits[turn]:
+            yield self._fits[turn]
 
     def _before(self, row: Row) -> list[Row]:
         step = row.cells["step"]
@@ -319,7 +341,7 @@ class Shadow:
         width = (work.outputs[0].elements or 0) // max(1, height)
         inner = max((shape_of(r)[-1] for r in work.inputs if shape_of(r)), default=1)
         cost = height * width * (1 if work.gap else inner)
-        if height * width <= _MOST_ELEMENTS and cost <= _MOST_PRODUCTS:
+        if height * width <= self._most_elements and cost <= _MOST_PRODUCTS:
             return None
         strided = np.unique(np.linspace(0, height - 1, min(height, _MOST_ROWS)).astype(np.int64))
         worst = work.outputs[0].cells["worst_row"]
