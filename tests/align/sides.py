@@ -204,15 +204,20 @@ def write_torch(path, kept, style, runs, weights, drop=lambda: False):
         _write_ait(path, rows, kinds, records, listed, tensors)
         return replace_rank(truth)
     modules = [
-        {"name": n, "type": kinds[c], "parent": _parent(n)}
+        {"name": n, "type": kinds[c], "parent": _parent(n, {r[0] for r in rows})}
         for n, c in dict.fromkeys((r[0], r[1]) for r in rows)
     ]
     write_native(path, {"a.safetensors": tensors}, records, weights=listed, modules=modules)
     return truth
 
 
-def _parent(name):
-    return None if not name else name.rpartition(".")[0]
+def _parent(name, names):
+    """The nearest enclosing module that is listed: lists of layers are none."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in names:
+            return name
+    return None
 
 
 def replace_rank(truth):

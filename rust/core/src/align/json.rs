@@ -179,10 +179,27 @@ pub fn read(text: &str, path: &Path, golden: &Dump, candidate: &Dump) -> Result<
         evidence: file.steps_evidence.clone(),
     };
     let notes = file.notes.clone();
+    let nearest = |loners: &[WrittenLoner]| -> Vec<(Place, Option<String>)> {
+        loners.iter().map(|l| (l.place.clone(), l.nearest.clone())).collect()
+    };
+    let known = (nearest(&file.unmatched_golden), nearest(&file.unmatched_candidate));
     let pairs = resolve(file, path, golden, candidate, &steps.pairs)?;
     let mut alignment = Alignment { pairs, steps, notes, ..Alignment::default() };
-    super::finish(&mut alignment, golden, candidate);
+    super::finish(&mut alignment, golden, candidate, true);
+    recall(&known.0, golden, &mut alignment.unmatched_golden);
+    recall(&known.1, candidate, &mut alignment.unmatched_candidate);
     Ok(alignment)
+}
+
+/// Gives records without a partner the nearest node that the file names. Both are in the dump's order.
+fn recall(known: &[(Place, Option<String>)], dump: &Dump, unmatched: &mut [Unmatched]) {
+    let mut known = known.iter().peekable();
+    for one in unmatched {
+        let own = place(dump, one.record);
+        if let Some((_, nearest)) = known.next_if(|(place, _)| *place == own) {
+            one.nearest.clone_from(nearest);
+        }
+    }
 }
 
 /// The pairs of a mapping, for an alignment that may go on from them.

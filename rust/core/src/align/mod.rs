@@ -16,7 +16,7 @@ pub use json::{SCHEMA, read as read_json, write as write_json};
 pub use transform::Transform;
 pub use view::tensor;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -121,16 +121,18 @@ impl Pair {
 /// A mapping that cannot be read or names what is not there.
 pub fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
     let mut alignment = exact::align(golden, candidate);
+    let mut by_name = true;
     if !names_suffice(&alignment, golden, candidate) {
         let other = structure::align(golden, candidate, options)?;
         if judged(&other) > judged(&alignment) {
             alignment = other;
+            by_name = false;
         }
     }
     if let Some(path) = &options.mapping {
         mapping::apply(path, golden, candidate, &mut alignment)?;
     }
-    finish(&mut alignment, golden, candidate);
+    finish(&mut alignment, golden, candidate, by_name);
     Ok(alignment)
 }
 
@@ -159,18 +161,20 @@ fn judged(alignment: &Alignment) -> usize {
     sure.flat_map(|p| p.golden.records.iter().copied()).collect::<BTreeSet<_>>().len()
 }
 
-/// Puts pairs in order and lists what is in none of them.
-fn finish(alignment: &mut Alignment, golden: &Dump, candidate: &Dump) {
+/// Puts pairs in order and lists what is in none of them, with what comes nearest: by name, or by place where names
+/// do not correspond.
+fn finish(alignment: &mut Alignment, golden: &Dump, candidate: &Dump, by_name: bool) {
     let key = |p: &Pair| (p.candidate.records.clone(), p.golden.records.clone());
     alignment.pairs.sort_by_cached_key(key);
-    let unmatched = |side: fn(&Pair) -> &Side, own: &Dump, other: &Dump| {
-        let mut seen = vec![false; own.records.len()];
-        for &record in alignment.pairs.iter().flat_map(|pair| &side(pair).records) {
-            seen[record] = true;
+    let unmatched = |side: fn(&Pair) -> &Side, opposite: fn(&Pair) -> &Side, own: &Dump, other: &Dump| {
+        let mut partner: BTreeMap<usize, usize> = BTreeMap::new();
+        for pair in &alignment.pairs {
+            let there = opposite(pair).records.first().copied();
+            partner.extend(side(pair).records.iter().filter_map(|&record| Some((record, there?))));
         }
-        let left: Vec<usize> = (0..own.records.len()).filter(|&i| !seen[i]).collect();
-        nearest::name(&left, own, other)
+        let left: Vec<usize> = (0..own.records.len()).filter(|i| !partner.contains_key(i)).collect();
+        if by_name { nearest::name(&left, own, other) } else { nearest::place(&left, &partner, own, other) }
     };
-    alignment.unmatched_golden = unmatched(|p| &p.golden, golden, candidate);
-    alignment.unmatched_candidate = unmatched(|p| &p.candidate, candidate, golden);
+    alignment.unmatched_golden = unmatched(|p| &p.golden, |p| &p.candidate, golden, candidate);
+    alignment.unmatched_candidate = unmatched(|p| &p.candidate, |p| &p.golden, candidate, golden);
 }

@@ -24,6 +24,26 @@ pub(super) fn name(left: &[usize], own: &Dump, other: &Dump) -> Vec<Unmatched> {
         .collect()
 }
 
+/// For each record, the node of `other` that stands where its own would: the partner of the nearest record in order.
+pub(super) fn place(
+    left: &[usize],
+    partner: &BTreeMap<usize, usize>,
+    own: &Dump,
+    other: &Dump,
+) -> Vec<Unmatched> {
+    left.iter()
+        .map(|&record| {
+            let r = &own.records[record];
+            let beside =
+                |&(&i, _): &(&usize, &usize)| (own.records[i].step, own.records[i].rank) == (r.step, r.rank);
+            let before = partner.range(..record).next_back().filter(beside);
+            let after = partner.range(record..).next().filter(beside);
+            let nearest = before.into_iter().chain(after).min_by_key(|(i, _)| i.abs_diff(record));
+            Unmatched { record, nearest: nearest.map(|(_, &there)| other.records[there].node.clone()) }
+        })
+        .collect()
+}
+
 /// The node of a dump whose name comes nearest to `node`.
 pub(super) fn to_name(node: &str, dump: &Dump) -> Option<String> {
     let (nodes, index) = index(dump);

@@ -181,29 +181,38 @@ fn places(
     }
 }
 
-/// Pairs of equal weights. They belong to no step: each golden weight once with each of the candidate's.
-pub(super) fn weights(golden: &Model, candidate: &Model, anchors: &[Anchor]) -> Vec<Pair> {
+/// Pairs of equal weights: of every place and step at which the candidate's was recorded, for memory may be
+/// overwritten between two of them.
+pub(super) fn weights(
+    golden: &Model,
+    candidate: &Model,
+    anchors: &[Anchor],
+    steps: &[Option<u64>],
+) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for anchor in anchors {
         let Some(p) = anchor.golden_place else { continue };
         let own = golden.places[p].record;
-        let q = anchor.candidate_place;
-        let step = candidate.dump.records[candidate.places[q].record].step;
-        let all: Option<Vec<usize>> =
-            candidate.ranks.iter().map(|&r| candidate.record(q, (step, r))).collect();
-        let groups: Vec<Vec<usize>> = match all {
-            Some(all) if anchor.joins_ranks => vec![all],
-            _ if anchor.joins_ranks => continue,
-            _ => vec![vec![candidate.places[q].record]],
-        };
-        for mut records in groups {
-            records.extend(anchor.candidate_scale.map(|s| candidate.places[s].record));
-            pairs.push(Pair {
-                golden: Side { records: vec![own], transforms: anchor.golden_transforms.clone() },
-                candidate: Side { records, transforms: anchor.candidate_transforms.clone() },
-                confidence: 0.99,
-                evidence: vec!["weight".to_owned()],
-            });
+        let value = candidate.places[anchor.candidate_place].value;
+        for (&q, &step) in
+            candidate.values[value].places.iter().flat_map(|q| steps.iter().map(move |s| (q, s)))
+        {
+            let of_ranks: Vec<usize> =
+                candidate.ranks.iter().filter_map(|&r| candidate.record(q, (step, r))).collect();
+            let groups: Vec<Vec<usize>> = match of_ranks.len() == candidate.ranks.len() {
+                true if anchor.joins_ranks => vec![of_ranks],
+                false if anchor.joins_ranks => continue,
+                _ => of_ranks.into_iter().map(|record| vec![record]).collect(),
+            };
+            for mut records in groups {
+                records.extend(anchor.candidate_scale.map(|s| candidate.places[s].record));
+                pairs.push(Pair {
+                    golden: Side { records: vec![own], transforms: anchor.golden_transforms.clone() },
+                    candidate: Side { records, transforms: anchor.candidate_transforms.clone() },
+                    confidence: 0.99,
+                    evidence: vec!["weight".to_owned()],
+                });
+            }
         }
     }
     pairs

@@ -43,7 +43,8 @@ pub(super) fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Resul
         let mut matching = matching::Matching::new(&golden, &candidate, &anchors, ranks.max(1));
         let matches = matching.run();
         alignment.pairs.extend(emit::pairs(&golden, &candidate, &matches, meeting));
-        alignment.pairs.extend(emit::weights(&golden, &candidate, &anchors));
+        let steps: Vec<Option<u64>> = meeting.steps.iter().map(|s| s.1).collect();
+        alignment.pairs.extend(emit::weights(&golden, &candidate, &anchors, &steps));
         for note in matching.notes {
             if !alignment.notes.contains(&note) {
                 alignment.notes.push(note);
