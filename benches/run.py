@@ -9,7 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHES = ["startup", "capture", "scan", "scan_faults", "msprobe_compare", "faults"]
+BENCHES = [
+    "startup",
+    "capture",
+    "scan",
+    "scan_faults",
+    "msprobe_compare",
+    "alignment_speed",
+    "faults",
+]
 
 
 def main(names: list[str]) -> int:

@@ -83,6 +83,18 @@ class Truth:
         self.labels[node_name, role, str(slot), step, rank, call] = tuple(labels)
 
 
+def is_quantised(name):
+    """Whether a weight is one of the linear operations inside layers."""
+    return name.endswith("_proj.weight")
+
+
+def quantised(weight):
+    """A weight as int8 and the scale of each row."""
+    wide = weight.astype(np.float64)
+    scale = np.abs(wide).max(-1) / 127
+    return np.rint(wide / scale[:, None]).astype(np.int8), scale
+
+
 def weight_name(label):
     """`W:L0.q` as the checkpoint calls it; other names stay."""
     layer, _, part = label.partition(".")
@@ -274,20 +286,21 @@ def _norm_op(weight, source, target):
     return Op("RmsNormOperation", [source, f"W:{weight}"], [target], {"epsilon": 1e-6})
 
 
-def _linear(labels, source, kind="LinearOperation"):
-    return Op(
-        kind,
-        [source, "|".join(f"W:{x}" for x in labels)],
-        ["|".join(labels)],
-        {"hasBias": False, "transposeB": True},
-    )
+def _linear(labels, source, style=None):
+    pack = "|".join(labels)
+    params = {"hasBias": False, "transposeB": True}
+    weight = "|".join(f"W:{x}" for x in labels)
+    if style is not None and style.int8:
+        scale = "|".join(f"S:{x}" for x in labels)
+        return Op("LinearQuantOperation", [source, weight, scale], [pack], params)
+    return Op("LinearOperation", [source, weight], [pack], params)
 
 
 def _row_parallel(label, source, style):
     """A linear whose ranks hold partial sums, and the reduction, where there are several ranks."""
     if style.ranks == 1:
-        return [_linear([label], source)]
-    partial = _linear([label], source)
+        return [_linear([label], source, style)]
+    partial = _linear([label], source, style)
     partial.outputs = [f"part:{label}"]
     return [partial, Op("AllReduceOperation", [f"part:{label}"], [label], {"allReduceType": "sum"})]
 
@@ -305,11 +318,11 @@ def atb_layer(i, x, style, decode):
     if qkv:
         pack = "|".join(qkv)
         split = Op("SplitOperation", [pack], qkv, {"splitDim": 1})
-        linear = _linear(qkv, p + "attn_norm")
+        linear = _linear(qkv, p + "attn_norm", style)
         if style.fused == "mindie":
             inside = Op(
                 "QKVLinearSplitPack",
-                [p + "attn_norm", linear.inputs[1]],
+                linear.inputs,
                 qkv,
                 None,
                 [linear, split],
@@ -319,7 +332,7 @@ def atb_layer(i, x, style, decode):
             attention += [linear, split]
     else:
         order = ("v", "k", "q") if style.swap_order else ("q", "k", "v")
-        attention += [_linear([p + s], p + "attn_norm") for s in order]
+        attention += [_linear([p + s], p + "attn_norm", style) for s in order]
     attention.append(
         Op(
             "RopeOperation",
@@ -335,12 +348,12 @@ def atb_layer(i, x, style, decode):
     mlp_norm = _norm_op(p + "mlp_norm", p + "h", p + "mlp_norm")
     mlp = []
     if gate_up:
-        mlp.append(_linear(gate_up, p + "mlp_norm"))
+        mlp.append(_linear(gate_up, p + "mlp_norm", style))
         if style.fused == "split":
             mlp.append(Op("SplitOperation", ["|".join(gate_up)], gate_up, {"splitDim": 1}))
     else:
         order = ("up", "gate") if style.swap_order else ("gate", "up")
-        mlp += [_linear([p + s], p + "mlp_norm") for s in order]
+        mlp += [_linear([p + s], p + "mlp_norm", style) for s in order]
     if style.fused == "split" or not gate_up:
         mlp.append(Op("ActivationOperation", [p + "gate"], [p + "act"], {"activationType": 2}))
         mlp.append(Op("ElewiseOperation", [p + "act", p + "up"], [p + "prod"], {"elewiseType": 9}))
@@ -432,6 +445,9 @@ class _AtbWriter:
         labels = label.split("|")
         if label.startswith("W:"):
             return self._weight(labels, rank)
+        if label.startswith("S:"):
+            weights = [self.weights[weight_name(x[2:])] for x in labels]
+            return np.concatenate([quantised(w)[1] for w in weights]).astype(np.float32)
         if label.startswith("half:"):
             whole = self.array(values, label[5:], rank)
             return (whole.astype(np.float32) * 0.5).astype(whole.dtype)
@@ -468,6 +484,8 @@ class _AtbWriter:
         parts = []
         for label in labels:
             whole = self.weights[weight_name(label[2:])]
+            if self.style.int8 and is_quantised(weight_name(label[2:])):
+                whole = quantised(whole)[0]
             part = label.rsplit(".", 1)[-1]
             if self.style.ranks > 1 and part in ("q", "k", "v", "gate", "up"):
                 whole = np.array_split(whole, self.style.ranks, 0)[rank]
@@ -493,7 +511,7 @@ class _AtbWriter:
             written = {"in": [], "out": []}
             for side, role, labels in (("in", "input", op.inputs), ("out", "output", op.outputs)):
                 for slot, label in enumerate(labels):
-                    hidden = label.startswith("W:") and not self.style.weights
+                    hidden = label.startswith(("W:", "S:")) and not self.style.weights
                     written[side].append(
                         None if hidden or self.drop() else self.array(values, label, rank)
                     )
@@ -501,8 +519,8 @@ class _AtbWriter:
                         continue
                     one_row = len(values["ids"]) == 1
                     names = [
-                        f"W:{weight_name(x[2:])}"
-                        if x.startswith("W:")
+                        f"{x[:2]}{weight_name(x[2:])}"
+                        if x.startswith(("W:", "S:"))
                         else f"p{run}/{x.removesuffix('[-1]') if one_row else x}"
                         for x in label.split("|")
                     ]

@@ -10,7 +10,15 @@ from safetensors.numpy import save_file
 
 from llmdbg import _core
 from tests.align.decoder import Config, Decoder, chosen, generate, make_weights
-from tests.align.sides import Atb, Torch, Truth, write_atb, write_torch
+from tests.align.sides import (
+    Atb,
+    Torch,
+    Truth,
+    is_quantised,
+    quantised,
+    write_atb,
+    write_torch,
+)
 
 ERAS = ["A", "A'", "B", "C", "C'", "E"]
 STYLES = ["mindie", "flat", "addnorm", "split"]
@@ -216,6 +224,16 @@ def _atb_atb(seed):
     return replace(case, golden=golden, golden_dtype="bfloat16")
 
 
+def _quantised(seed):
+    rng, case = _base("quantised", seed)
+    candidate = replace(case.candidate, int8=True, weights=True)
+    golden = replace(case.golden, weights=True)
+    if seed % 2:
+        golden = replace(candidate, int8=False)
+    dtype = rng.choice(["float32", "bfloat16"])
+    return replace(case, golden=golden, candidate=candidate, golden_dtype=dtype)
+
+
 def _torch_torch(seed):
     rng, case = _base("torch to torch", seed)
     candidate = Torch(
@@ -259,10 +277,16 @@ KINDS = {
     "steps": _steps,
     "no topology": _no_topology,
     "atb to atb": _atb_atb,
+    "quantised": _quantised,
     "torch to torch": _torch_torch,
     "torch hook": _hook,
     "deep": _deep,
 }
+
+
+def _rounded(weight):
+    integers, scale = quantised(weight)
+    return integers * scale[:, None]
 
 
 @dataclass
@@ -286,8 +310,11 @@ def write(case, path):
     prompt = [rng.randrange(config.vocab) for _ in range(case.prompt)]
     golden_run = Decoder(config, weights, case.golden_dtype, keep_layers=golden_layers)
     golden = generate(golden_run, prompt, case.passes)
+    own_weights = weights
+    if isinstance(case.candidate, Atb) and case.candidate.int8:
+        own_weights = {k: _rounded(w) if is_quantised(k) else w for k, w in weights.items()}
     mine = Decoder(
-        config, weights, case.candidate_dtype, keep_layers=candidate_layers, fault=case.fault
+        config, own_weights, case.candidate_dtype, keep_layers=candidate_layers, fault=case.fault
     )
     candidate = generate(mine, prompt, case.passes, follow=chosen(golden))
     warm = Decoder(config, weights, case.candidate_dtype, keep_layers=candidate_layers).forward(
@@ -417,6 +444,12 @@ def _labels(dump, truth):
 
 def _right(ours, theirs, transform):
     """Whether the labels are the same, or one side was cut out of the other's pack."""
+    if "dequantise" in transform and len(theirs) == 2:
+        # The integers and their scales.
+        values, scales = theirs
+        if tuple(x.replace("S:", "W:") for x in scales) != values:
+            return False
+        theirs = [values]
     ours = [tuple(x.replace("part:", "") for x in labels) for labels in ours]
     theirs = [tuple(x.replace("part:", "") for x in labels) for labels in theirs]
     if any(labels != ours[0] for labels in ours) or any(labels != theirs[0] for labels in theirs):

@@ -124,7 +124,7 @@ pub fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Align
     let mut by_name = true;
     if !names_suffice(&alignment, golden, candidate) {
         let other = structure::align(golden, candidate, options)?;
-        if judged(&other) > judged(&alignment) {
+        if judged(&other) > judged(&alignment) || alignment.pairs.is_empty() {
             alignment = other;
             by_name = false;
         }

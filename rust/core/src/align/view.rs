@@ -211,8 +211,9 @@ fn dequantise(tensors: &[Tensor]) -> Made {
         read_numbers(tensor, 0, &mut numbers).map_err(|error| error.to_string())?;
         Ok(numbers.into_iter().map(|x| x as f32).collect())
     };
-    // A scale of several dimensions, [rows, 1] or [1, cols], says itself where it belongs.
-    let by_row = n == rows && (n != cols || scale.info.shape.last() == Some(&1));
+    // Of a square weight, [output, input], the scales are the outputs' unless their shape, [1, cols], says otherwise.
+    let is_row_vector = scale.info.shape.len() > 1 && scale.info.shape.last() == Some(&n);
+    let by_row = n == rows && !(n == cols && is_row_vector && n > 1);
     let offset = offset.map(read).transpose()?.unwrap_or_default();
     let made = Computed::Dequantised {
         values: Box::new(straight(values)?),
@@ -360,5 +361,7 @@ mod tests {
         let (scale, offset) = (floats(&[3], &[1.0, 2.0, 4.0]), floats(&[1], &[1.0]));
         let (_, values) = made(vec![q, scale, offset], &[Transform::Dequantise]);
         assert_eq!(values, [0.0, 2.0, 8.0, 3.0, 8.0, 20.0]);
+        let (square, scale) = (ints(&[2, 2], [1, 1, 1, 1]), floats(&[2], &[1.0, 3.0]));
+        assert_eq!(made(vec![square, scale], &[Transform::Dequantise]).1, [1.0, 1.0, 3.0, 3.0]);
     }
 }

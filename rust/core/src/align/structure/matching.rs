@@ -27,6 +27,8 @@ const NOISE: f64 = 0.12;
 #[derive(Clone, Debug)]
 struct Item {
     value: usize,
+    /// What it is called in every block alike.
+    key: String,
     cut: Option<(u64, u64)>,
     info: Option<TensorInfo>,
     sketch: Option<Vec<f64>>,
@@ -57,6 +59,9 @@ struct Segment {
     chosen: Vec<Option<usize>>,
 }
 
+/// Neighbours of a value, and their neighbours.
+type Near = (BTreeSet<usize>, BTreeSet<usize>);
+
 pub(super) struct Matching<'a> {
     golden: &'a Model<'a>,
     candidate: &'a Model<'a>,
@@ -67,6 +72,8 @@ pub(super) struct Matching<'a> {
     /// Operations whose weight is known on the other side.
     partner: BTreeMap<usize, BTreeSet<usize>>,
     partner_back: BTreeMap<usize, BTreeSet<usize>>,
+    /// What each of the candidate's values is computed from and goes into, in one operation and in two.
+    near: [Vec<Near>; 2],
     /// Golden value to candidate value, as far as found.
     found: BTreeMap<usize, BTreeSet<usize>>,
     pub(super) notes: Vec<String>,
@@ -87,6 +94,7 @@ impl<'a> Matching<'a> {
             tied_back: BTreeMap::new(),
             partner: BTreeMap::new(),
             partner_back: BTreeMap::new(),
+            near: [true, false].map(|up| near(candidate, up)),
             found: BTreeMap::new(),
             notes: Vec::new(),
         };
@@ -159,7 +167,7 @@ impl<'a> Matching<'a> {
             }
             self.remember(&segments);
         }
-        let votes = Votes::of(self, &segments);
+        let votes = Votes::of(&segments);
         for _ in 0..2 {
             for segment in &mut segments {
                 self.choose(segment, &votes, 0.0);
@@ -617,7 +625,8 @@ impl<'a> Matching<'a> {
             sketch::read(&tensor, &sketch::positions(tensor.info.numel()))
         };
         let sketch = read();
-        Some(Item { value: pack.value, cut: Some((start, len)), info: Some(info), sketch })
+        let cut = Some((start, len));
+        Some(Item { value: pack.value, key: key(model, pack.value, cut), cut, info: Some(info), sketch })
     }
 
     /// Chooses the pairs of a segment by all that is known so far.
@@ -647,24 +656,18 @@ impl<'a> Matching<'a> {
     ) -> Evidence {
         let (a, b) = (&segment.golden[i], &segment.candidate[j]);
         evidence.flow = self.flow(a.value, b.value);
-        evidence.vote = votes.of_pair(self, segment.block, a, b);
+        evidence.vote = votes.of_pair(segment.block, a, b);
         evidence
     }
 
     /// How far the matched values that two values are computed from, and go into, belong together.
     fn flow(&self, g: usize, c: usize) -> f64 {
-        let near = |model: &Model, v: usize, up: bool| -> (BTreeSet<usize>, BTreeSet<usize>) {
-            let step = |v: usize| if up { &model.values[v].parents } else { &model.values[v].children };
-            let first: BTreeSet<usize> = step(v).iter().copied().collect();
-            let second = first.iter().flat_map(|&w| step(w)).copied().collect();
-            (first, second)
-        };
         let (mut sum, mut count) = (0.0, 0.0);
-        for up in [true, false] {
-            let (mine, _) = near(self.golden, g, up);
-            let (first, second) = near(self.candidate, c, up);
+        let value = &self.golden.values[g];
+        for (mine, there) in [&value.parents, &value.children].into_iter().zip(&self.near) {
+            let (first, second) = &there[c];
             for v in mine {
-                let Some(there) = self.found.get(&v) else { continue };
+                let Some(there) = self.found.get(v) else { continue };
                 count += 1.0;
                 sum += if there.iter().any(|w| first.contains(w)) {
                     1.0
@@ -828,6 +831,16 @@ impl<'a> Matching<'a> {
     }
 }
 
+fn near(model: &Model, up: bool) -> Vec<Near> {
+    let step = |v: usize| if up { &model.values[v].parents } else { &model.values[v].children };
+    let of = |v: usize| {
+        let first: BTreeSet<usize> = step(v).iter().copied().collect();
+        let second = first.iter().flat_map(|&w| step(w)).copied().collect();
+        (first, second)
+    };
+    (0..model.values.len()).map(of).collect()
+}
+
 /// The value that an operation cuts out of a pack from one column on.
 fn split_child(model: &Model, pack: usize, start: u64) -> Option<usize> {
     let cols = *model.shape(pack)?.last()?;
@@ -894,6 +907,7 @@ fn items(model: &Model, wanted: impl Fn(usize) -> bool) -> Vec<Item> {
             let v = &model.values[value];
             Item {
                 value,
+                key: key(model, value, None),
                 cut: None,
                 info: v.info.clone(),
                 sketch: v.sketch.clone().filter(|s| !s.is_empty()),
@@ -969,14 +983,14 @@ struct Votes {
 }
 
 impl Votes {
-    fn of(matching: &Matching, segments: &[Segment]) -> Self {
+    fn of(segments: &[Segment]) -> Self {
         let mut votes = Self::default();
         // A block with one operation more or less numbers the others differently.
         let signature = |segment: &Segment| {
-            let names = |model: &Model, items: &[Item]| -> Vec<String> {
-                items.iter().filter(|i| i.cut.is_none()).map(|i| key(model, i)).collect()
+            let names = |items: &[Item]| -> Vec<String> {
+                items.iter().filter(|i| i.cut.is_none()).map(|i| i.key.clone()).collect()
             };
-            (names(matching.golden, &segment.golden), names(matching.candidate, &segment.candidate))
+            (names(&segment.golden), names(&segment.candidate))
         };
         let mut kinds: BTreeMap<(Vec<String>, Vec<String>), Vec<usize>> = BTreeMap::new();
         for segment in segments {
@@ -991,8 +1005,7 @@ impl Votes {
             for (i, j) in segment.chosen.iter().enumerate().filter_map(|(i, j)| Some((i, (*j)?))) {
                 let Some((evidence, ..)) = segment.own.get(&(i, j)) else { continue };
                 if evidence.is_strong() {
-                    let (a, b) = (&segment.golden[i], &segment.candidate[j]);
-                    let (a, b) = (key(matching.golden, a), key(matching.candidate, b));
+                    let (a, b) = (segment.golden[i].key.clone(), segment.candidate[j].key.clone());
                     votes.golden.entry(a).or_default().entry(b).or_default().push(block);
                 }
             }
@@ -1000,23 +1013,22 @@ impl Votes {
         votes
     }
 
-    fn of_pair(&self, matching: &Matching, block: Option<usize>, a: &Item, b: &Item) -> f64 {
+    fn of_pair(&self, block: Option<usize>, a: &Item, b: &Item) -> f64 {
         let Some(block) = block.filter(|b| self.usual.contains(b)) else { return 0.0 };
-        let Some(votes) = self.golden.get(&key(matching.golden, a)) else { return 0.0 };
+        let Some(votes) = self.golden.get(&a.key) else { return 0.0 };
         let other = |blocks: &Vec<usize>| blocks.iter().filter(|&&b| b != block).count() as f64;
         let all: f64 = votes.values().map(other).sum();
-        let own = votes.get(&key(matching.candidate, b)).map_or(0.0, other);
+        let own = votes.get(&b.key).map_or(0.0, other);
         if all == 0.0 { 0.0 } else { (2.0 * own - all) / all }
     }
 }
 
-/// What an item is called in every block alike.
-fn key(model: &Model, item: &Item) -> String {
-    let value = &model.values[item.value];
-    let place = value.producer.or(value.places.first().copied());
-    let name = place.map(|p| {
+/// What a value, or a part of it, is called in every block alike.
+fn key(model: &Model, value: usize, cut: Option<(u64, u64)>) -> String {
+    let v = &model.values[value];
+    let name = v.producer.or(v.places.first().copied()).map(|p| {
         let place = &model.places[p];
         format!("{}#{}{}", model.units[place.unit].local, place.role.name(), place.slot)
     });
-    format!("{}{:?}", name.unwrap_or_default(), item.cut)
+    format!("{}{cut:?}", name.unwrap_or_default())
 }
