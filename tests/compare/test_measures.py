@@ -124,6 +124,21 @@ def test_a_small_angle_keeps_its_digits(compare):
     assert row["one_minus_cosine"] == pytest.approx(truth, rel=1e-5)
 
 
+@pytest.mark.parametrize("angle", [0, 1e-4, 1e-2, 1])
+@pytest.mark.parametrize("factor", [1e-6, 0.3, 0.9, 1.05, 1.5, 1e6])
+def test_the_angle_between_tensors_of_different_size(compare, factor, angle):
+    rng = np.random.default_rng(2)
+    golden = rng.standard_normal((40, 1000)).astype(np.float32)
+    noise = rng.standard_normal((40, 1000)) * angle
+    candidate = (factor * (golden + noise)).astype(np.float32)
+    a, b = golden.astype(np.longdouble).ravel(), candidate.astype(np.longdouble).ravel()
+    truth = float(1 - (a @ b) / np.sqrt((a @ a) * (b @ b)))
+    row = compare(golden, candidate)
+    assert row["one_minus_cosine"] == pytest.approx(truth, rel=1e-5, abs=2e-10)
+    if not 0.8 < factor < 1.2:
+        assert row["one_minus_cosine"] == pytest.approx(truth, rel=1e-9, abs=1e-14)
+
+
 @pytest.mark.parametrize("factor", [-1, 1e-6, -3e10])
 def test_the_cosine_of_scaled_tensors(compare, factor):
     golden = f32([1, 2, -3, 0.5])

@@ -4,13 +4,15 @@
 //! Complex elements are measured as their real and imaginary parts: sums, means and counts run over both,
 //! indices count elements. Booleans are the numbers 0 and 1.
 
+use serde::{Deserialize, Serialize};
+
 use super::merge::Merged;
 use crate::stats::block32::Sums;
 use crate::stats::pair::{Worst, relative_l2};
 use crate::stats::side::Side;
 
 /// The measures of one pair. NaN stands for a number that does not exist, `None` for an index or count.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "COLUMNS says what each means")]
 pub struct Measures {
     pub elements: u64,
@@ -118,19 +120,18 @@ impl Measures {
 
 /// 1 − cos of two vectors a, b with d = b − a.
 ///
-/// Near 0 as (‖d‖² − (‖a‖ − ‖b‖)²) / (2‖a‖‖b‖), which keeps the digits that 1 − Σab/(‖a‖‖b‖) cancels; far from
-/// it the other way round. Two zero vectors agree; one is perpendicular to anything else.
+/// For a small angle as (‖a‖²‖d‖² − (a·d)²) / (‖a‖‖b‖ (‖a‖‖b‖ + a·b)), which keeps the digits that
+/// 1 − a·b / (‖a‖‖b‖) cancels while ‖d‖ is small beside ‖b‖; otherwise the latter, which keeps them then.
+/// Two zero vectors agree; one is perpendicular to anything else.
 fn one_minus_cosine(sums: &Sums) -> f64 {
     let (a, b) = (sums.aa.sqrt(), sums.bb.sqrt());
     if sums.aa == 0.0 || sums.bb == 0.0 {
         return if sums.aa == 0.0 && sums.bb == 0.0 { 0.0 } else { 1.0 };
     }
-    let value = if sums.dd < a * b {
-        let gap = a - b;
-        (sums.dd - gap * gap) / (2.0 * a * b)
-    } else {
-        1.0 - sums.ab / a / b
-    };
+    // Scaled one by one: products of four numbers leave the range of f64 first.
+    let (d, along, cosine) = (sums.dd.sqrt() / b, sums.ad / a / b, sums.ab / a / b);
+    let value =
+        if 4.0 * sums.dd <= sums.bb { (d - along) * (d + along) / (1.0 + cosine) } else { 1.0 - cosine };
     value.clamp(0.0, 2.0)
 }
 
@@ -227,7 +228,7 @@ static SHARED: [Column; 24] = [
     }),
     float(
         "one_minus_cosine",
-        "1 − cosine, near 0 as (‖d‖² − (‖a‖−‖b‖)²) / (2‖a‖‖b‖), which does not cancel",
+        "1 − cosine; for small angles as (‖a‖²‖d‖² − (a·d)²) / (‖a‖‖b‖(‖a‖‖b‖ + a·b)), which does not cancel",
         |m| m.one_minus_cosine,
     ),
     float(

@@ -6,8 +6,10 @@ use super::plan::{Matrix, Part, Sizes, piece};
 use crate::stats::pair::{Block, Channels, PairSums, Recipe, RowSums, Scratch, add_block};
 use crate::{Result, Tensor};
 
-/// Rows after which the channels' `f32` sums go on in `f64`.
-const FLUSH: usize = 256;
+/// Most rows that the channels' `f32` sums take before they go on in `f64`.
+const FLUSH: usize = 32;
+/// Rows of this share of a block or more are blocks of their own.
+const FEW: usize = 4;
 
 /// Two tensors of one shape and how to measure them.
 #[derive(Debug)]
@@ -35,8 +37,33 @@ pub(super) struct PartSums {
 pub(super) struct Workspace {
     golden: Bytes,
     candidate: Bytes,
-    narrow: Vec<f32>,
+    narrow: Narrow,
     scratch: Scratch,
+}
+
+/// Sums of a strip's channels in `f32`: Σ d² of every channel, then Σ golden².
+#[derive(Debug, Default)]
+struct Narrow {
+    sums: Vec<f32>,
+    /// Rows added since the sums were moved on.
+    rows: usize,
+}
+
+impl Narrow {
+    /// Moves the sums on to the channels in `f64`.
+    fn flush(&mut self, channels: &mut [f64], cols: usize, col: usize, width: usize) {
+        self.rows = 0;
+        if channels.is_empty() {
+            return;
+        }
+        let (dd, aa) = channels.split_at_mut(cols);
+        let (narrow_dd, narrow_aa) = self.sums.split_at_mut(width);
+        for (wide, narrow) in [(dd, narrow_dd), (aa, narrow_aa)] {
+            for (wide, narrow) in wide[col..col + width].iter_mut().zip(narrow) {
+                *wide += f64::from(take(narrow));
+            }
+        }
+    }
 }
 
 /// Bytes aligned for every element type.
@@ -58,7 +85,7 @@ pub(super) fn measure(pair: &Pair, part: Part, sizes: &Sizes, work: &mut Workspa
     let result = measure_strips(pair, part, sizes, work);
     if result.is_err() {
         // A part that broke off leaves channel sums behind.
-        work.narrow.clear();
+        work.narrow = Narrow::default();
     }
     result
 }
@@ -70,24 +97,17 @@ fn measure_strips(pair: &Pair, part: Part, sizes: &Sizes, work: &mut Workspace) 
         same_bytes: true,
         ..PartSums::default()
     };
-    let contiguous = pair.golden.is_contiguous() && pair.candidate.is_contiguous();
-    // A strided view is gathered; the more of it at once, the fewer and longer the reads.
-    let chunk = if contiguous { sizes.chunk } else { sizes.chunk * 16 };
+    let chunk = sizes.chunk;
     let whole_rows = part.cols as u64 == pair.matrix.cols;
     let strip = if part.cols <= chunk { part.cols } else { piece(part.cols, chunk) };
     let rows_at_once = if whole_rows && strip == part.cols { (chunk / strip.max(1)).max(1) } else { 1 };
     for col in (0..part.cols).step_by(strip.max(1)) {
         let width = strip.min(part.cols - col);
-        let mut flushed = 0;
         for row in (0..part.rows).step_by(rows_at_once) {
             let rows = rows_at_once.min(part.rows - row);
-            let view = View { row, rows, col, width };
-            measure_chunk(pair, part, view, sizes, work, &mut out)?;
-            if row + rows - flushed >= FLUSH || row + rows == part.rows {
-                flush(&mut work.narrow, &mut out.channels, part.cols, col, width);
-                flushed = row + rows;
-            }
+            measure_chunk(pair, part, View { row, rows, col, width }, sizes, work, &mut out)?;
         }
+        work.narrow.flush(&mut out.channels, part.cols, col, width);
     }
     Ok(out)
 }
@@ -118,13 +138,17 @@ fn measure_chunk(
     pair.candidate.read_at(first / pair.components, candidate)?;
     out.same_bytes = out.same_bytes && golden == candidate;
     let has_channels = !out.channels.is_empty();
-    if has_channels && work.narrow.len() < 2 * width {
-        work.narrow.resize(2 * width, 0.0);
+    if has_channels && work.narrow.sums.len() < 2 * width {
+        work.narrow.sums.resize(2 * width, 0.0);
     }
-    let rows_per_block = (sizes.block / width.max(1)).max(1);
+    let rows_per_block = if width * FEW > sizes.block { 1 } else { sizes.block / width };
     let step = if width <= sizes.block { width } else { piece(width, sizes.block) };
     for block_row in (0..rows).step_by(rows_per_block) {
         let block_rows = rows_per_block.min(rows - block_row);
+        if work.narrow.rows + block_rows > FLUSH {
+            work.narrow.flush(&mut out.channels, part.cols, col, width);
+        }
+        work.narrow.rows += block_rows;
         for at in (0..width).step_by(step.max(1)) {
             let len = step.min(width - at);
             let (from, count) = (block_row * width + at, (block_rows - 1) * width + len);
@@ -135,7 +159,7 @@ fn measure_chunk(
                 width: len,
             };
             let channels = has_channels.then(|| {
-                let (narrow_dd, narrow_aa) = work.narrow.split_at_mut(width);
+                let (narrow_dd, narrow_aa) = work.narrow.sums.split_at_mut(width);
                 let (wide_dd, wide_aa) = out.channels.split_at_mut(part.cols);
                 Channels {
                     narrow: (&mut narrow_dd[at..at + len], &mut narrow_aa[at..at + len]),
@@ -147,18 +171,4 @@ fn measure_chunk(
         }
     }
     Ok(())
-}
-
-/// Moves the `f32` channel sums of a strip on to `f64`.
-fn flush(narrow: &mut [f32], channels: &mut [f64], cols: usize, col: usize, width: usize) {
-    if channels.is_empty() {
-        return;
-    }
-    let (dd, aa) = channels.split_at_mut(cols);
-    let (narrow_dd, narrow_aa) = narrow.split_at_mut(width);
-    for (wide, narrow) in [(dd, narrow_dd), (aa, narrow_aa)] {
-        for (wide, narrow) in wide[col..col + width].iter_mut().zip(narrow) {
-            *wide += f64::from(take(narrow));
-        }
-    }
 }

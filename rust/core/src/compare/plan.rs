@@ -17,9 +17,12 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { block: BLOCK, chunk: 16 << 10, segment: 64 << 10, part: 4 << 20 }
+        Self { block: BLOCK, chunk: 128 << 10, segment: 64 << 10, part: 4 << 20 }
     }
 }
+
+/// Most rows of a part.
+const MOST_ROWS: u64 = 64 << 10;
 
 /// A tensor as a matrix: all but the last axis are the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,8 @@ impl Plan {
         let segments = matrix.cols.div_ceil(widest as u64).max(1);
         // Whole elements of a complex tensor, whole lanes of the kernels.
         let segment = matrix.cols.div_ceil(segments).max(1).next_multiple_of(16);
-        let rows_per_part = (sizes.part as u64 / segment.min(matrix.cols).max(1)).max(1);
+        // What is kept of every row is larger than a short row itself.
+        let rows_per_part = (sizes.part as u64 / segment.min(matrix.cols).max(1)).clamp(1, MOST_ROWS);
         Self { matrix, segment, rows_per_part }
     }
 

@@ -1,11 +1,10 @@
-//! Passes over one block of at most [`BLOCK`] finite `f32` values that lies in the first-level cache.
+//! Passes over one block of at most [`BLOCK`] `f32` values that lies in the first-level cache.
 //!
-//! Plain arrays of [`LANES`] accumulators, compiled for several instruction sets and picked at run time.
-//! Lane `i % LANES` takes element `i` whatever the instruction set, multiplications and additions are never
-//! fused, and lanes are folded in a fixed tree: the same bits everywhere. A lane adds at most
-//! `BLOCK / LANES` = 32 terms in `f32` before the sums go on in `f64`.
+//! Vectors of [`LANES`] lanes on every instruction set, picked at run time. Lane `i % LANES` takes element
+//! `i`, multiplications and additions are never fused, and lanes are folded in a fixed tree: the same bits
+//! everywhere. A lane adds at most `BLOCK / LANES` = 32 terms in `f32` before the sums go on in `f64`.
 
-use multiversion::multiversion;
+use fearless_simd::{Level, dispatch, f32x16, f64x8, prelude::*, u32x16};
 
 /// Longest block.
 pub const BLOCK: usize = 512;
@@ -20,7 +19,7 @@ pub const LARGEST: f32 = (1u64 << 58) as f32;
 /// … and the largest difference, when it is not zero, at least this.
 pub const SMALLEST_DIFFERENCE: f32 = 1.0 / (1u64 << 58) as f32;
 
-type Acc = [f32; LANES];
+type V<S> = f32x16<S>;
 
 /// One side of a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,65 +42,6 @@ impl Extent {
     }
 }
 
-/// Extremes and sum of a block.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn extent(x: &[f32]) -> Extent {
-    let mut min = [f32::INFINITY; LANES];
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let mut closest = [f32::INFINITY; LANES];
-    let mut sum = [0f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for x in chunks {
-        for l in 0..LANES {
-            min[l] = lesser(x[l], min[l]);
-            max[l] = greater(x[l], max[l]);
-            closest[l] = lesser(x[l].abs(), closest[l]);
-            sum[l] += x[l];
-        }
-    }
-    for (l, &x) in tail.iter().enumerate() {
-        min[l] = lesser(x, min[l]);
-        max[l] = greater(x, max[l]);
-        closest[l] = lesser(x.abs(), closest[l]);
-        sum[l] += x;
-    }
-    Extent {
-        min: fold(min, lesser),
-        max: fold(max, greater),
-        closest: fold(closest, lesser),
-        sum: total(&sum),
-    }
-}
-
-/// Zeros of a block, and its smallest nonzero magnitude (infinity when there is none).
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn zeros(x: &[f32]) -> (u64, f32) {
-    let mut count = 0u32;
-    let mut closest = [f32::INFINITY; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for x in chunks {
-        for l in 0..LANES {
-            count += u32::from(x[l] == 0.0);
-            let magnitude = if x[l] == 0.0 { f32::INFINITY } else { x[l].abs() };
-            closest[l] = lesser(magnitude, closest[l]);
-        }
-    }
-    let mut least = fold(closest, lesser);
-    for &x in tail {
-        count += u32::from(x == 0.0);
-        if x != 0.0 {
-            least = lesser(x.abs(), least);
-        }
-    }
-    (u64::from(count), least)
-}
-
-/// How many magnitudes are below `limit`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn count_below(x: &[f32], limit: f32) -> u64 {
-    u64::from(x.iter().map(|x| u32::from(x.abs() < limit)).sum::<u32>())
-}
-
 /// Sums over a pair of blocks, golden `a` and candidate `b`, `d = b - a`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
@@ -113,6 +53,8 @@ pub struct Sums {
     pub bb: f64,
     /// Σ ab.
     pub ab: f64,
+    /// Σ ad.
+    pub ad: f64,
     /// Σ |d|.
     pub abs: f64,
     /// Largest |d|.
@@ -123,161 +65,327 @@ pub struct Sums {
     pub max_rel: f64,
 }
 
-/// Sums over a pair of blocks within the magnitudes above.
-///
-/// With `channels`, Σ d² and Σ a² of every column are added to its two slices, one element per element of the
-/// block. `zeros` tells that the golden block holds zeros, whose quotients are left out.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn sums(a: &[f32], b: &[f32], zeros: bool, channels: Option<(&mut [f32], &mut [f32])>) -> Sums {
-    match (zeros, channels) {
-        (false, None) => sums_of::<false, false>(a, b, &mut [], &mut []),
-        (true, None) => sums_of::<true, false>(a, b, &mut [], &mut []),
-        (false, Some((dd, aa))) => sums_of::<false, true>(a, b, dd, aa),
-        (true, Some((dd, aa))) => sums_of::<true, true>(a, b, dd, aa),
-    }
+/// What [`survey`] finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Survey {
+    /// The golden side.
+    pub golden: Extent,
+    /// The candidate side.
+    pub candidate: Extent,
+    /// Sums over both, but for `bb` and `ab`. Only meaningful within the magnitudes above, and `rel` only
+    /// without zeros in the golden block.
+    pub sums: Sums,
+}
+
+/// Extremes and sum of a block.
+#[must_use]
+pub fn extent(x: &[f32]) -> Extent {
+    dispatch!(Level::new(), s => extent_in(s, x))
 }
 
 #[inline(always)]
-fn sums_of<const ZEROS: bool, const CHANNELS: bool>(
-    a: &[f32],
-    b: &[f32],
-    channel_dd: &mut [f32],
-    channel_aa: &mut [f32],
-) -> Sums {
-    let mut acc = [[0f32; LANES]; 8];
+fn extent_in<S: Simd>(s: S, x: &[f32]) -> Extent {
+    let mut side = Side::new(s);
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        side.add(V::from_slice(s, x));
+    }
+    side.add_tail(s, tail);
+    side.extent()
+}
+
+/// Extremes of both sides of a pair of blocks, and the sums over it.
+#[must_use]
+pub fn survey(a: &[f32], b: &[f32]) -> Survey {
+    survey_at(Level::new(), a, b)
+}
+
+fn survey_at(level: Level, a: &[f32], b: &[f32]) -> Survey {
+    dispatch!(level, s => survey_in(s, a, b))
+}
+
+#[inline(always)]
+fn survey_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Survey {
+    let (mut golden, mut candidate) = (Side::new(s), Side::new(s));
+    let (mut pair, mut quotients) = (Pair::new(s), Quotients::new(s));
+    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
+    let (b_chunks, b_tail) = b.as_chunks::<LANES>();
+    // Where a vector is one register there are enough of them for all accumulators at once. The order of
+    // operations on each accumulator is the same either way.
+    if S::f32s::LEN >= LANES {
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            let (a, b) = (V::from_slice(s, a), V::from_slice(s, b));
+            golden.add(a);
+            candidate.add(b);
+            pair.add(a, b);
+            quotients.add(a, b);
+        }
+    } else {
+        for a in a_chunks {
+            golden.add(V::from_slice(s, a));
+        }
+        for b in b_chunks {
+            candidate.add(V::from_slice(s, b));
+        }
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            pair.add(V::from_slice(s, a), V::from_slice(s, b));
+        }
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            quotients.add(V::from_slice(s, a), V::from_slice(s, b));
+        }
+    }
+    if !a_tail.is_empty() {
+        golden.add_tail(s, a_tail);
+        candidate.add_tail(s, b_tail);
+        let (a, b) = (padded(s, a_tail, 0.0), padded(s, b_tail, 0.0));
+        pair.add(a, b);
+        quotients.add(padded(s, a_tail, 1.0), padded(s, b_tail, 1.0));
+    }
+    let (rel, max_rel) = quotients.fold();
+    Survey {
+        golden: golden.extent(),
+        candidate: candidate.extent(),
+        sums: Sums { rel, max_rel, ..pair.sums() },
+    }
+}
+
+/// Σ |d / a| and the largest |d / a| over a ≠ 0, of a block that holds zeros.
+#[must_use]
+pub fn quotients(a: &[f32], b: &[f32]) -> (f64, f64) {
+    dispatch!(Level::new(), s => quotients_in(s, a, b))
+}
+
+#[inline(always)]
+fn quotients_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> (f64, f64) {
+    let mut quotients = Quotients::new(s);
+    let (zero, one) = (V::splat(s, 0.0), V::splat(s, 1.0));
+    each_pair(
+        s,
+        a,
+        b,
+        (1.0, 1.0),
+        #[inline(always)]
+        |a, b| {
+            let zeros = a.simd_eq(zero);
+            quotients.add(zeros.select(one, a), zeros.select(one, b));
+        },
+    );
+    quotients.fold()
+}
+
+/// Σ d², Σ a², Σ b², Σ ab and Σ ad with every term and sum in `f64`.
+#[must_use]
+pub fn squares(a: &[f32], b: &[f32]) -> Sums {
+    dispatch!(Level::new(), s => squares_in(s, a, b))
+}
+
+#[inline(always)]
+fn squares_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Sums {
+    let mut acc = [[f64x8::splat(s, 0.0); 2]; 5];
+    each_pair(
+        s,
+        a,
+        b,
+        (0.0, 0.0),
+        #[inline(always)]
+        |a, b| {
+            let ((a0, a1), (b0, b1)) = (a.widen(), b.widen());
+            for (half, a, b) in [(0, a0, b0), (1, a1, b1)] {
+                let d = b - a;
+                acc[0][half] += d * d;
+                acc[1][half] += a * a;
+                acc[2][half] += b * b;
+                acc[3][half] += a * b;
+                acc[4][half] += a * d;
+            }
+        },
+    );
+    Sums {
+        dd: (acc[0][0] + acc[0][1]).reduce_sum(),
+        aa: (acc[1][0] + acc[1][1]).reduce_sum(),
+        bb: (acc[2][0] + acc[2][1]).reduce_sum(),
+        ab: (acc[3][0] + acc[3][1]).reduce_sum(),
+        ad: (acc[4][0] + acc[4][1]).reduce_sum(),
+        ..Sums::default()
+    }
+}
+
+/// Adds d² and a² of every element to its channel.
+pub fn add_channels(a: &[f32], b: &[f32], channel_dd: &mut [f32], channel_aa: &mut [f32]) {
+    dispatch!(Level::new(), s => add_channels_in(s, a, b, channel_dd, channel_aa));
+}
+
+#[inline(always)]
+fn add_channels_in<S: Simd>(s: S, a: &[f32], b: &[f32], channel_dd: &mut [f32], channel_aa: &mut [f32]) {
     let (a_chunks, a_tail) = a.as_chunks::<LANES>();
     let (b_chunks, b_tail) = b.as_chunks::<LANES>();
     let (dd_chunks, dd_tail) = channel_dd.as_chunks_mut::<LANES>();
     let (aa_chunks, aa_tail) = channel_aa.as_chunks_mut::<LANES>();
-    for (i, (a, b)) in a_chunks.iter().zip(b_chunks).enumerate() {
-        let (mut dd, mut aa) = ([0f32; LANES], [0f32; LANES]);
-        for l in 0..LANES {
-            (dd[l], aa[l]) = step::<ZEROS>(&mut acc, l, a[l], b[l]);
-        }
-        if CHANNELS {
-            for l in 0..LANES {
-                dd_chunks[i][l] += dd[l];
-                aa_chunks[i][l] += aa[l];
-            }
-        }
+    for (((a, b), dd), aa) in a_chunks.iter().zip(b_chunks).zip(dd_chunks).zip(aa_chunks) {
+        let a = V::from_slice(s, a);
+        let d = V::from_slice(s, b) - a;
+        (V::from_slice(s, dd) + d * d).store_array(dd);
+        (V::from_slice(s, aa) + a * a).store_array(aa);
     }
-    for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        let (dd, aa) = step::<ZEROS>(&mut acc, l, a, b);
-        if CHANNELS {
-            dd_tail[l] += dd;
-            aa_tail[l] += aa;
-        }
-    }
-    Sums {
-        dd: total(&acc[0]),
-        aa: total(&acc[1]),
-        bb: total(&acc[2]),
-        abs: total(&acc[3]),
-        max_abs: f64::from(fold(acc[4], greater)),
-        rel: total(&acc[5]),
-        max_rel: f64::from(fold(acc[6], greater)),
-        ab: total(&acc[7]),
-    }
-}
-
-#[inline(always)]
-fn step<const ZEROS: bool>(acc: &mut [Acc; 8], l: usize, a: f32, b: f32) -> (f32, f32) {
-    let d = b - a;
-    let (magnitude, dd, aa) = (d.abs(), d * d, a * a);
-    let quotient = magnitude / a.abs();
-    let rel = if ZEROS && a == 0.0 { 0.0 } else { quotient };
-    acc[0][l] += dd;
-    acc[1][l] += aa;
-    acc[2][l] += b * b;
-    acc[3][l] += magnitude;
-    acc[4][l] = greater(magnitude, acc[4][l]);
-    acc[5][l] += rel;
-    acc[6][l] = greater(rel, acc[6][l]);
-    acc[7][l] += a * b;
-    (dd, aa)
-}
-
-/// Σ d² and Σ a² of a short row, which are also added to its channels when there are any.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn row_sums(a: &[f32], b: &[f32], channels: Option<(&mut [f32], &mut [f32])>) -> (f64, f64) {
-    let mut acc = [[0f32; LANES]; 2];
-    let lanes = |acc: &mut [Acc; 2], l: usize, a: f32, b: f32| {
+    for (((&a, &b), dd), aa) in a_tail.iter().zip(b_tail).zip(dd_tail).zip(aa_tail) {
         let d = b - a;
-        acc[0][l] += d * d;
-        acc[1][l] += a * a;
-    };
-    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
-    let (b_chunks, b_tail) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for l in 0..LANES {
-            lanes(&mut acc, l, a[l], b[l]);
-        }
+        *dd += d * d;
+        *aa += a * a;
     }
-    for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        lanes(&mut acc, l, a, b);
-    }
-    if let Some((dd, aa)) = channels {
-        for ((dd, aa), (&a, &b)) in dd.iter_mut().zip(aa).zip(a.iter().zip(b)) {
+}
+
+/// Σ d² and Σ a² of a short row.
+#[must_use]
+pub fn row_sums(a: &[f32], b: &[f32]) -> (f64, f64) {
+    dispatch!(Level::new(), s => row_sums_in(s, a, b))
+}
+
+#[inline(always)]
+fn row_sums_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> (f64, f64) {
+    let (mut dd, mut aa) = (V::splat(s, 0.0), V::splat(s, 0.0));
+    each_pair(
+        s,
+        a,
+        b,
+        (0.0, 0.0),
+        #[inline(always)]
+        |a, b| {
             let d = b - a;
-            *dd += d * d;
-            *aa += a * a;
-        }
-    }
-    (total(&acc[0]), total(&acc[1]))
+            dd += d * d;
+            aa += a * a;
+        },
+    );
+    (folded(dd), folded(aa))
 }
 
-/// Largest value, largest |b - a| and largest value of the other side, of a short row.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+/// Largest value, largest value of the other side, and largest |b - a| of a short row.
+#[must_use]
 pub fn row_extremes(a: &[f32], b: &[f32]) -> (f32, f32, f32) {
-    let mut acc = [[f32::NEG_INFINITY; LANES]; 3];
+    dispatch!(Level::new(), s => row_extremes_in(s, a, b))
+}
+
+#[inline(always)]
+fn row_extremes_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> (f32, f32, f32) {
+    let lowest = V::splat(s, f32::NEG_INFINITY);
+    let (mut top_a, mut top_b, mut difference) = (lowest, lowest, V::splat(s, 0.0));
+    each_pair(
+        s,
+        a,
+        b,
+        (a[0], b[0]),
+        #[inline(always)]
+        |a, b| {
+            (top_a, top_b) = (a.max(top_a), b.max(top_b));
+            difference = (b - a).abs().max(difference);
+        },
+    );
+    (top_a.reduce_max(), top_b.reduce_max(), difference.reduce_max())
+}
+
+/// Zeros of a block, and its smallest nonzero magnitude (infinity when there is none).
+#[must_use]
+pub fn zeros(x: &[f32]) -> (u64, f32) {
+    dispatch!(Level::new(), s => zeros_in(s, x))
+}
+
+#[inline(always)]
+fn zeros_in<S: Simd>(s: S, x: &[f32]) -> (u64, f32) {
+    let (zero, infinity) = (V::splat(s, 0.0), V::splat(s, f32::INFINITY));
+    let (mut count, mut closest) = (0, infinity);
+    each(
+        s,
+        x,
+        f32::INFINITY,
+        #[inline(always)]
+        |x| {
+            let zeros = x.simd_eq(zero);
+            count += u64::from(zeros.to_bitmask().count_ones());
+            closest = zeros.select(infinity, x.abs()).min(closest);
+        },
+    );
+    (count, closest.reduce_min())
+}
+
+/// How many magnitudes are below `limit`.
+#[must_use]
+pub fn count_below(x: &[f32], limit: f32) -> u64 {
+    dispatch!(Level::new(), s => count_below_in(s, x, limit))
+}
+
+#[inline(always)]
+fn count_below_in<S: Simd>(s: S, x: &[f32], limit: f32) -> u64 {
+    let (limits, mut count) = (V::splat(s, limit), 0);
+    each(
+        s,
+        x,
+        f32::INFINITY,
+        #[inline(always)]
+        |x| count += u64::from(x.abs().simd_lt(limits).to_bitmask().count_ones()),
+    );
+    count
+}
+
+/// Elements with a = 0, and those of them with b ≠ 0.
+#[must_use]
+pub fn golden_zeros(a: &[f32], b: &[f32]) -> (u64, u64) {
+    dispatch!(Level::new(), s => golden_zeros_in(s, a, b))
+}
+
+#[inline(always)]
+fn golden_zeros_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> (u64, u64) {
+    let zero = V::splat(s, 0.0);
+    let (mut zeros, mut both) = (0, 0);
+    each_pair(
+        s,
+        a,
+        b,
+        (1.0, 1.0),
+        #[inline(always)]
+        |a, b| {
+            let a = a.simd_eq(zero);
+            zeros += u64::from(a.to_bitmask().count_ones());
+            both += u64::from((a & b.simd_eq(zero)).to_bitmask().count_ones());
+        },
+    );
+    (zeros, zeros - both)
+}
+
+/// Calls `f` with every vector of a block, the last one filled up with `pad`.
+#[inline(always)]
+pub(super) fn each<S: Simd>(s: S, x: &[f32], pad: f32, mut f: impl FnMut(V<S>)) {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        f(V::from_slice(s, x));
+    }
+    if !tail.is_empty() {
+        f(padded(s, tail, pad));
+    }
+}
+
+/// The same for two blocks of one length.
+#[inline(always)]
+pub(super) fn each_pair<S: Simd>(s: S, a: &[f32], b: &[f32], pad: (f32, f32), mut f: impl FnMut(V<S>, V<S>)) {
     let (a_chunks, a_tail) = a.as_chunks::<LANES>();
     let (b_chunks, b_tail) = b.as_chunks::<LANES>();
     for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for l in 0..LANES {
-            acc[0][l] = greater(a[l], acc[0][l]);
-            acc[1][l] = greater(b[l], acc[1][l]);
-            acc[2][l] = greater((b[l] - a[l]).abs(), acc[2][l]);
-        }
+        f(V::from_slice(s, a), V::from_slice(s, b));
     }
-    for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        acc[0][l] = greater(a, acc[0][l]);
-        acc[1][l] = greater(b, acc[1][l]);
-        acc[2][l] = greater((b - a).abs(), acc[2][l]);
+    if !a_tail.is_empty() {
+        f(padded(s, a_tail, pad.0), padded(s, b_tail, pad.1));
     }
-    (fold(acc[0], greater), fold(acc[1], greater), fold(acc[2], greater))
-}
-
-/// `x < y ? x : y`, one instruction everywhere; a NaN in `x` is passed over.
-#[inline(always)]
-#[must_use]
-pub fn lesser(x: f32, y: f32) -> f32 {
-    if x < y { x } else { y }
-}
-
-/// `x > y ? x : y`, one instruction everywhere; a NaN in `x` is passed over.
-#[inline(always)]
-#[must_use]
-pub fn greater(x: f32, y: f32) -> f32 {
-    if x > y { x } else { y }
 }
 
 #[inline(always)]
-fn fold(mut acc: Acc, better: fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            acc[l] = better(acc[l + width], acc[l]);
-        }
-    }
-    acc[0]
+fn padded<S: Simd>(s: S, tail: &[f32], pad: f32) -> V<S> {
+    let mut lanes = [pad; LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    V::from_slice(s, &lanes)
 }
 
 /// The lanes' sum in `f64`, in a fixed tree.
-#[inline(always)]
 #[must_use]
-pub fn total(acc: &[f32; LANES]) -> f64 {
-    let mut wide = acc.map(f64::from);
+pub fn total(lanes: &[f32; LANES]) -> f64 {
+    let mut wide = lanes.map(f64::from);
     let mut width = LANES;
     while width > 1 {
         width /= 2;
@@ -286,4 +394,160 @@ pub fn total(acc: &[f32; LANES]) -> f64 {
         }
     }
     wide[0]
+}
+
+/// The same of a vector.
+#[inline(always)]
+pub(super) fn folded<S: Simd>(lanes: V<S>) -> f64 {
+    let (low, high) = lanes.widen();
+    (low + high).reduce_sum()
+}
+
+/// Order of nonnegative floats is that of their bits, and the integer units have more room.
+#[inline(always)]
+fn bits<S: Simd>(magnitudes: V<S>) -> u32x16<S> {
+    magnitudes.bitcast()
+}
+
+#[derive(Clone, Copy)]
+struct Side<S: Simd> {
+    min: V<S>,
+    max: V<S>,
+    closest: u32x16<S>,
+    sum: V<S>,
+}
+
+impl<S: Simd> Side<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        let infinity = V::splat(s, f32::INFINITY);
+        Self { min: infinity, max: -infinity, closest: bits(infinity), sum: V::splat(s, 0.0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: V<S>) {
+        self.look(x);
+        self.sum += x;
+    }
+
+    #[inline(always)]
+    fn look(&mut self, x: V<S>) {
+        self.min = x.min(self.min);
+        self.max = x.max(self.max);
+        self.closest = bits(x.abs()).min(self.closest);
+    }
+
+    #[inline(always)]
+    fn add_tail(&mut self, s: S, tail: &[f32]) {
+        if let Some(&first) = tail.first() {
+            self.look(padded(s, tail, first));
+            self.sum += padded(s, tail, 0.0);
+        }
+    }
+
+    #[inline(always)]
+    fn extent(self) -> Extent {
+        Extent {
+            min: self.min.reduce_min(),
+            max: self.max.reduce_max(),
+            closest: f32::from_bits(self.closest.reduce_min()),
+            sum: folded(self.sum),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Pair<S: Simd> {
+    dd: V<S>,
+    aa: V<S>,
+    ad: V<S>,
+    abs: V<S>,
+    max_abs: u32x16<S>,
+}
+
+impl<S: Simd> Pair<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        let zero = V::splat(s, 0.0);
+        Self { dd: zero, aa: zero, ad: zero, abs: zero, max_abs: bits(zero) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, a: V<S>, b: V<S>) {
+        let d = b - a;
+        let magnitude = d.abs();
+        self.dd += d * d;
+        self.aa += a * a;
+        self.ad += a * d;
+        self.abs += magnitude;
+        self.max_abs = bits(magnitude).max(self.max_abs);
+    }
+
+    #[inline(always)]
+    fn sums(self) -> Sums {
+        Sums {
+            dd: folded(self.dd),
+            aa: folded(self.aa),
+            ad: folded(self.ad),
+            abs: folded(self.abs),
+            max_abs: f32::from_bits(self.max_abs.reduce_max()).into(),
+            ..Sums::default()
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Quotients<S: Simd> {
+    sum: V<S>,
+    max: u32x16<S>,
+}
+
+impl<S: Simd> Quotients<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        let zero = V::splat(s, 0.0);
+        Self { sum: zero, max: bits(zero) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, a: V<S>, b: V<S>) {
+        let quotient = (b - a).abs() / a.abs();
+        self.sum += quotient;
+        self.max = bits(quotient).max(self.max);
+    }
+
+    #[inline(always)]
+    fn fold(self) -> (f64, f64) {
+        (folded(self.sum), f32::from_bits(self.max.reduce_max()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every instruction set that this processor has, without asking which one is best.
+    fn levels() -> Vec<Level> {
+        let best = Level::new();
+        let mut levels = vec![best];
+        #[cfg(target_arch = "x86_64")]
+        {
+            levels.extend(best.as_sse2().map(Level::Sse2));
+            levels.extend(best.as_sse4_2().map(Level::Sse4_2));
+            levels.extend(best.as_avx2().map(Level::Avx2));
+        }
+        levels
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for len in [1, 15, 16, 33, 320, BLOCK] {
+            let a: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 5.0).collect();
+            let b: Vec<f32> = a.iter().enumerate().map(|(i, a)| a + (i as f32 * 0.71).cos() * 0.01).collect();
+            let expected = format!("{:?}", survey_at(levels()[0], &a, &b));
+            for level in levels() {
+                assert_eq!(format!("{:?}", survey_at(level, &a, &b)), expected, "{level:?}, {len}");
+            }
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
+use fearless_simd::{Level, dispatch, f32x16, prelude::*, u16x32};
 use half::slice::HalfFloatSliceExt;
-use multiversion::multiversion;
 
 use crate::DType;
 use crate::dtype::Kind;
@@ -151,9 +151,21 @@ pub fn integer_difference(golden: (DType, &[u8]), candidate: (DType, &[u8]), out
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn bf16(from: &[u16], to: &mut [f32]) {
-    for (to, &from) in to.iter_mut().zip(from) {
+    dispatch!(Level::new(), s => bf16_in(s, from, to));
+}
+
+#[inline(always)]
+fn bf16_in<S: Simd>(s: S, from: &[u16], to: &mut [f32]) {
+    let (from, from_tail) = from.as_chunks::<32>();
+    let (to, to_tail) = to.as_chunks_mut::<32>();
+    for (from, to) in from.iter().zip(to) {
+        let (low, high) = u16x32::from_slice(s, from).widen();
+        let (to_low, to_high) = to.split_at_mut(16);
+        f32x16::store_slice(&(low << 16).bitcast(), to_low);
+        f32x16::store_slice(&(high << 16).bitcast(), to_high);
+    }
+    for (&from, to) in from_tail.iter().zip(to_tail) {
         *to = f32::from_bits(u32::from(from) << 16);
     }
 }

@@ -14,9 +14,9 @@
 //! KL = ln Σ exp(b − n) − ln Z − M / Z
 //! ```
 
-use multiversion::multiversion;
+use fearless_simd::{Level, dispatch, f32x16, prelude::*, u32x16};
 
-use super::block32::{LANES, greater, total};
+use super::block32::{each_pair, folded};
 
 /// Up to this |δ| the series of exp(δ) − 1 − δ is used.
 pub const SMALL: f32 = 0.25;
@@ -27,6 +27,8 @@ const FAR: f64 = 1e38;
 const HEADROOM: f64 = 60.0;
 /// Exponents below this give weight 0.
 const FLOOR: f32 = -88.0;
+/// Far below every number that [`Row::add`] takes: its weight is 0.
+pub const OUT: f32 = -2e38;
 
 /// What is known of one row after some of its elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -212,77 +214,92 @@ fn series(d: f64) -> f64 {
 }
 
 /// Z, M and G of a piece whose |δ| are all small.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn weigh_together(a: &[f32], b: &[f32], top: f32) -> (f64, f64, f64) {
-    let mut acc = [[0f32; LANES]; 3];
-    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
-    let (b_chunks, b_tail) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for l in 0..LANES {
-            together(&mut acc, l, a[l], b[l], top);
-        }
-    }
-    for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        together(&mut acc, l, a, b, top);
-    }
-    (total(&acc[0]), total(&acc[1]), total(&acc[2]))
+    dispatch!(Level::new(), s => together(s, a, b, top))
 }
 
 #[inline(always)]
-fn together(acc: &mut [[f32; LANES]; 3], l: usize, a: f32, b: f32, top: f32) {
-    let d = b - a;
-    let w = exp(a - top);
-    let wd = w * d;
-    let tail = (1.0 / 6.0) + d * ((1.0 / 24.0) + d * ((1.0 / 120.0) + d * (1.0 / 720.0)));
-    acc[0][l] += w;
-    acc[1][l] += wd;
-    acc[2][l] += (wd * d) * (0.5 + d * tail);
+fn together<S: Simd>(s: S, a: &[f32], b: &[f32], top: f32) -> (f64, f64, f64) {
+    let mut acc = [splat(s, 0.0); 3];
+    let (top, floor) = (splat(s, top), splat(s, FLOOR));
+    // exp(δ) − 1 − δ = δ² · tail
+    let (c2, c3, c4) = (splat(s, 1.0 / 2.0), splat(s, 1.0 / 6.0), splat(s, 1.0 / 24.0));
+    let (c5, c6) = (splat(s, 1.0 / 120.0), splat(s, 1.0 / 720.0));
+    each_pair(
+        s,
+        a,
+        b,
+        (OUT, OUT),
+        #[inline(always)]
+        |a, b| {
+            let below = a - top;
+            // Where every weight is 0 there is nothing to add: most of a row with a few large values.
+            if below.simd_gt(floor).any_true() {
+                let d = b - a;
+                let w = exp(s, below);
+                let wd = w * d;
+                let tail = c2 + d * (c3 + d * (c4 + d * (c5 + d * c6)));
+                acc[0] += w;
+                acc[1] += wd;
+                acc[2] += (wd * d) * tail;
+            }
+        },
+    );
+    (folded(acc[0]), folded(acc[1]), folded(acc[2]))
 }
 
 /// Z, M and the candidate's sum of a piece.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn weigh_apart(a: &[f32], b: &[f32], top: f32, candidate_top: f32) -> (f64, f64, f64) {
-    let mut acc = [[0f32; LANES]; 3];
-    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
-    let (b_chunks, b_tail) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for l in 0..LANES {
-            apart(&mut acc, l, a[l] - top, b[l] - candidate_top);
-        }
-    }
-    for (l, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        apart(&mut acc, l, a - top, b - candidate_top);
-    }
-    (total(&acc[0]), total(&acc[1]), total(&acc[2]))
+    dispatch!(Level::new(), s => apart(s, a, b, top, candidate_top))
 }
 
 #[inline(always)]
-fn apart(acc: &mut [[f32; LANES]; 3], l: usize, a: f32, b: f32) {
-    // Where the weight is 0 the product must be 0 too, not 0 · ∞.
-    let (a, b) = (greater(a, FLOOR), greater(b, -3e38));
-    let w = exp(a);
-    acc[0][l] += w;
-    acc[1][l] += w * (b - a);
-    acc[2][l] += exp(b);
+fn apart<S: Simd>(s: S, a: &[f32], b: &[f32], top: f32, candidate_top: f32) -> (f64, f64, f64) {
+    let mut acc = [splat(s, 0.0); 3];
+    let (top, candidate_top) = (splat(s, top), splat(s, candidate_top));
+    let (floor, lowest) = (splat(s, FLOOR), splat(s, -3e38));
+    each_pair(
+        s,
+        a,
+        b,
+        (OUT, OUT),
+        #[inline(always)]
+        |a, b| {
+            // Where the weight is 0 the product must be 0 too, not 0 · ∞.
+            let (a, b) = ((a - top).max(floor), (b - candidate_top).max(lowest));
+            if (a.simd_gt(floor) | b.simd_gt(floor)).any_true() {
+                let w = exp(s, a);
+                acc[0] += w;
+                acc[1] += w * (b - a);
+                acc[2] += exp(s, b);
+            }
+        },
+    );
+    (folded(acc[0]), folded(acc[1]), folded(acc[2]))
+}
+
+#[inline(always)]
+fn splat<S: Simd>(s: S, value: f32) -> f32x16<S> {
+    f32x16::splat(s, value)
 }
 
 /// exp(x) for x ≤ 88, 0 below [`FLOOR`]; relative error below 3e-7.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<S: Simd>(s: S, x: f32x16<S>) -> f32x16<S> {
     // Adding and subtracting 1.5·2²³ rounds to the nearest integer without a call on any instruction set.
-    const ROUND: f32 = 12_582_912.0;
-    // 355/512: its product with an integer of 15 bits is exact.
-    const LN2_HIGH: f32 = 355.0 / 512.0;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = greater(x, FLOOR);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let tail = 4.166_579_6e-2 + r * (8.333_333e-3 + r * 1.393_5e-3);
-    let poly = 1.0 + r * (1.0 + r * (0.5 + r * (1.666_666_6e-1 + r * tail)));
+    let round = splat(s, 12_582_912.0);
+    let x = x.max(splat(s, FLOOR));
+    let shifted = x * splat(s, std::f32::consts::LOG2_E) + round;
+    let n = shifted - round;
+    // ln 2 in two parts: the product of 355/512 with an integer of 15 bits is exact.
+    let r = (x - n * splat(s, 355.0 / 512.0)) - n * splat(s, -2.121_944_4e-4);
+    let one = splat(s, 1.0);
+    let tail = splat(s, 4.166_579_6e-2) + r * (splat(s, 8.333_333e-3) + r * splat(s, 1.393_5e-3));
+    let poly = one + r * (one + r * (splat(s, 0.5) + r * (splat(s, 1.666_666_6e-1) + r * tail)));
     // n ≥ −127, where the bits of the scale become those of 0.
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    poly * scale
+    let bits: u32x16<S> = shifted.bitcast();
+    let scale = (bits << 23) + u32x16::splat(s, 127 << 23);
+    poly * scale.bitcast::<f32x16<S>>()
 }
 
 #[cfg(test)]
@@ -291,6 +308,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_three_in_ten_million() {
+        let exp = |x: f32| dispatch!(Level::new(), s => exp(s, f32x16::splat(s, x)).to_array()[0]);
         let mut worst = 0f64;
         let mut x = -87.0f32;
         while x < 80.0 {

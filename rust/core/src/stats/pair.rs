@@ -1,6 +1,8 @@
 //! Sums over a pair of tensors: added block by block, merged part by part.
 
-use super::block32::{self, BLOCK, Sums};
+use serde::{Deserialize, Serialize};
+
+use super::block32::{self, BLOCK, Sums, Survey};
 use super::block64;
 use super::decode::{self, Lanes, Limits};
 use super::kl;
@@ -9,7 +11,7 @@ use super::ulp;
 use crate::DType;
 
 /// The element where a measure is largest.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worst {
     /// The measure there.
     pub value: f64,
@@ -73,6 +75,7 @@ impl PairSums {
         self.sums.aa += sums.aa;
         self.sums.bb += sums.bb;
         self.sums.ab += sums.ab;
+        self.sums.ad += sums.ad;
         self.sums.abs += sums.abs;
         self.sums.rel += sums.rel;
     }
@@ -243,12 +246,12 @@ fn add_block32(
     let Scratch { a: a_space, b: b_space, wide_a, wide_b, wide_d, counted } = scratch;
     let a = lane_values(recipe.golden, block.golden, &mut a_space[..len]);
     let b = lane_values(recipe.candidate, block.candidate, &mut b_space[..len]);
-    let (mut a_extent, mut b_extent) = (block32::extent(a), block32::extent(b));
-    let all_finite = a_extent.sum.is_finite() && b_extent.sum.is_finite();
+    let mut survey = block32::survey(a, b);
+    let all_finite = survey.golden.sum.is_finite() && survey.candidate.sum.is_finite();
     let (mut a_closest, mut b_closest);
     let (a, b): (&[f32], &[f32]) = if all_finite {
-        a_closest = total.golden.add_finite(a, &a_extent, recipe.golden_limits);
-        b_closest = total.candidate.add_finite(b, &b_extent, recipe.candidate_limits);
+        a_closest = total.golden.add_finite(a, &survey.golden, recipe.golden_limits);
+        b_closest = total.candidate.add_finite(b, &survey.candidate, recipe.candidate_limits);
         total.counted += len as u64;
         (a, b)
     } else {
@@ -266,62 +269,43 @@ fn add_block32(
         a_space[..len].copy_from_slice(&kept_a[..len]);
         b_space[..len].copy_from_slice(&kept_b[..len]);
         let (a, b) = (&a_space[..len], &b_space[..len]);
-        (a_extent, b_extent) = (block32::extent(a), block32::extent(b));
+        survey = block32::survey(a, b);
         (a_closest, b_closest) = (block32::zeros(a).1, block32::zeros(b).1);
         (a, b)
     };
+    let Survey { golden: a_extent, candidate: b_extent, mut sums } = survey;
+    let counted = (!all_finite).then_some(&counted[..len]);
+    let has_zeros = a_extent.closest == 0.0;
+    if has_zeros {
+        let (mut zeros, candidate_not) = block32::golden_zeros(a, b);
+        if let Some(counted) = counted {
+            zeros -= counted.iter().filter(|c| !**c).count() as u64;
+        }
+        total.golden_zero += zeros;
+        total.golden_zero_candidate_not += candidate_not;
+    }
     if a_closest == f32::INFINITY {
         a_closest = 1.0;
     }
     if b_closest == f32::INFINITY {
         b_closest = 1.0;
     }
-    let counted = (!all_finite).then_some(&counted[..len]);
-    if a_extent.closest == 0.0 {
-        for i in 0..len {
-            let zero = a[i] == 0.0 && counted.is_none_or(|c| c[i]);
-            total.golden_zero += u64::from(zero);
-            total.golden_zero_candidate_not += u64::from(zero && b[i] != 0.0);
-        }
-    }
-    let (farthest, closest) =
-        (a_extent.farthest().max(b_extent.farthest()), block32::lesser(a_closest, b_closest));
-    let mut tame = farthest <= block32::LARGEST && closest >= block32::SMALLEST;
-    let single = rows.len() == 1;
-    let mut channels = channels;
-    let mut sums = Sums::default();
+    let tame = a_extent.farthest().max(b_extent.farthest()) <= block32::LARGEST
+        && a_closest.min(b_closest) >= block32::SMALLEST
+        && (sums.max_abs == 0.0 || sums.max_abs >= f64::from(block32::SMALLEST_DIFFERENCE));
     if tame {
-        let fused = match &mut channels {
-            Some(c) if single => Some((&mut *c.narrow.0, &mut *c.narrow.1)),
-            _ => None,
-        };
-        sums = block32::sums(a, b, a_extent.closest == 0.0, fused);
-        if sums.max_abs != 0.0 && sums.max_abs < f64::from(block32::SMALLEST_DIFFERENCE) {
-            // The channels keep what f32 could hold of such differences; the sums are taken again.
-            tame = false;
-            if single {
-                channels = None;
-            }
+        if has_zeros {
+            (sums.rel, sums.max_rel) = block32::quotients(a, b);
         }
-    }
-    if !tame {
+        sums = complete(sums, a, b);
+        add_rows32(a, b, block.width, &sums, rows, channels);
+    } else {
         for i in 0..len {
             (wide_a[i], wide_b[i]) = (f64::from(a[i]), f64::from(b[i]));
             wide_d[i] = wide_b[i] - wide_a[i];
         }
         let wide = (&wide_a[..len], &wide_b[..len], &wide_d[..len]);
         sums = sums64(wide, block.width, rows, channels.map(|c| c.wide));
-    } else if single {
-        rows[0].dd += sums.dd;
-        rows[0].aa += sums.aa;
-    } else {
-        let mut narrow = channels.map(|c| c.narrow);
-        for ((a, b), row) in a.chunks(block.width).zip(b.chunks(block.width)).zip(rows.iter_mut()) {
-            let channels = narrow.as_mut().map(|(dd, aa)| (&mut **dd, &mut **aa));
-            let (dd, aa) = block32::row_sums(a, b, channels);
-            row.dd += dd;
-            row.aa += aa;
-        }
     }
     total.add(&sums);
     let exact = |i: usize| (f64::from(a[i]), f64::from(b[i]), f64::from(b[i]) - f64::from(a[i]));
@@ -336,6 +320,58 @@ fn add_block32(
     }
 }
 
+/// Up to this Σd² over the smaller of Σa² and Σb², sums of `f32` products give the cosine its digits: what
+/// they are off by is this share of a rounding of 1. Beyond, the products are taken in `f64`.
+const NEAR: f64 = 1.0 / 64.0;
+
+/// Adds Σb² and Σab to the sums of a block within the range of `f32`.
+fn complete(sums: Sums, a: &[f32], b: &[f32]) -> Sums {
+    let Sums { dd, aa, ad, .. } = sums;
+    let bb = aa + 2.0 * ad + dd;
+    if dd <= NEAR * aa.min(bb) {
+        return Sums { bb, ab: aa + ad, ..sums };
+    }
+    let Sums { dd, aa, bb, ab, ad, .. } = block32::squares(a, b);
+    Sums { dd, aa, bb, ab, ad, ..sums }
+}
+
+fn add_rows32(
+    a: &[f32],
+    b: &[f32],
+    width: usize,
+    sums: &Sums,
+    rows: &mut [RowSums],
+    mut channels: Option<Channels<'_>>,
+) {
+    if let [row] = rows {
+        row.dd += sums.dd;
+        row.aa += sums.aa;
+        if let Some(channels) = channels {
+            block32::add_channels(a, b, channels.narrow.0, channels.narrow.1);
+        }
+        return;
+    }
+    for ((a, b), row) in a.chunks(width).zip(b.chunks(width)).zip(rows) {
+        let (dd, aa) = block32::row_sums(a, b);
+        row.dd += dd;
+        row.aa += aa;
+        match &mut channels {
+            Some(channels) if width >= block32::LANES => {
+                block32::add_channels(a, b, channels.narrow.0, channels.narrow.1);
+            }
+            // A block holds more of the shortest rows than `f32` sums may take.
+            Some(Channels { wide: (dd, aa), .. }) => {
+                for ((dd, aa), (&a, &b)) in dd.iter_mut().zip(aa.iter_mut()).zip(a.iter().zip(b)) {
+                    let (a, d) = (f64::from(a), f64::from(b - a));
+                    *dd += d * d;
+                    *aa += a * a;
+                }
+            }
+            None => {}
+        }
+    }
+}
+
 fn lane_values<'a>(dtype: DType, bytes: &'a [u8], space: &'a mut [f32]) -> &'a [f32] {
     if dtype == DType::Float32 {
         return bytemuck::cast_slice(bytes);
@@ -343,9 +379,6 @@ fn lane_values<'a>(dtype: DType, bytes: &'a [u8], space: &'a mut [f32]) -> &'a [
     decode::to_f32(dtype, bytes, space);
     space
 }
-
-/// Far below every number whose differences are taken in `f32`.
-const OUT: f32 = -2e38;
 
 fn add_kl32(
     a: &[f32],
@@ -376,7 +409,7 @@ fn add_kl32(
         let counts = |i: usize| counted.is_none_or(|c| c[at + i]);
         if counted.is_some() {
             for i in 0..a.len() {
-                (kept_a[i], kept_b[i]) = if counts(i) { (a[i], b[i]) } else { (OUT, OUT) };
+                (kept_a[i], kept_b[i]) = if counts(i) { (a[i], b[i]) } else { (kl::OUT, kl::OUT) };
             }
             count = (0..a.len()).filter(|&i| counts(i)).count() as u64;
             (row_a, row_b) = (&kept_a[..a.len()], &kept_b[..a.len()]);
@@ -462,14 +495,17 @@ fn sums64(
     let mut total = Sums::default();
     for (r, row) in rows.iter_mut().enumerate() {
         let (from, to) = (r * width, a.len().min((r + 1) * width));
-        let channels = channels.as_mut().map(|(dd, aa)| (&mut **dd, &mut **aa));
-        let sums = block64::sums(&a[from..to], &b[from..to], &d[from..to], channels);
+        let sums = block64::sums(&a[from..to], &b[from..to], &d[from..to]);
+        if let Some((dd, aa)) = &mut channels {
+            block64::add_channels(&a[from..to], &d[from..to], dd, aa);
+        }
         row.dd += sums.dd;
         row.aa += sums.aa;
         total.dd += sums.dd;
         total.aa += sums.aa;
         total.bb += sums.bb;
         total.ab += sums.ab;
+        total.ad += sums.ad;
         total.abs += sums.abs;
         total.rel += sums.rel;
         total.max_abs = total.max_abs.max(sums.max_abs);

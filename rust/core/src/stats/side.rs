@@ -1,10 +1,12 @@
 //! What is counted on one side of a pair, or of a tensor alone.
 
+use serde::{Deserialize, Serialize};
+
 use super::block32::{Extent, count_below, zeros};
 use super::decode::Limits;
 
 /// Counts and extremes of one tensor's values. Extremes and sum are over the finite values.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Side {
     /// Finite values.
     pub finite: u64,
@@ -116,12 +118,12 @@ impl Side {
     /// Smallest finite value; NaN when there is none.
     #[must_use]
     pub fn lowest(&self) -> f64 {
-        if self.finite == 0 { f64::NAN } else { self.min }
+        if self.finite == 0 { f64::NAN } else { self.min + 0.0 }
     }
 
     /// Largest finite value; NaN when there is none.
     #[must_use]
     pub fn highest(&self) -> f64 {
-        if self.finite == 0 { f64::NAN } else { self.max }
+        if self.finite == 0 { f64::NAN } else { self.max + 0.0 }
     }
 }

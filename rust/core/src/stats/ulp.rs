@@ -5,9 +5,9 @@
 //! one: the one with fewer mantissa bits. A finite value that rounds beyond the largest finite number counts
 //! as its successor.
 
-use multiversion::multiversion;
+use fearless_simd::{Level, dispatch, f32x16, i32x16, prelude::*, u32x16};
 
-use super::block32::LANES;
+use super::block32::each_pair;
 use crate::DType;
 
 /// The format whose units are counted.
@@ -35,55 +35,79 @@ pub fn common_format(golden: DType, candidate: DType) -> Option<Format> {
 }
 
 /// Largest distance between corresponding elements of two finite blocks.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+#[must_use]
 pub fn max_distance(format: Format, a: &[f32], b: &[f32]) -> u32 {
+    dispatch!(Level::new(), s => max_distance_in(s, format, a, b))
+}
+
+#[inline(always)]
+fn max_distance_in<S: Simd>(s: S, format: Format, a: &[f32], b: &[f32]) -> u32 {
     match format {
-        Format::Float32 => largest(a, b, |x| x),
-        Format::BFloat16 => largest(a, b, to_bf16),
-        Format::Float16 => largest(a, b, to_f16),
-    }
-}
-
-#[inline(always)]
-fn largest(a: &[f32], b: &[f32], round: impl Fn(u32) -> u32 + Copy) -> u32 {
-    let mut acc = [0u32; LANES];
-    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
-    let (b_chunks, b_tail) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for l in 0..LANES {
-            acc[l] = acc[l].max(distance(a[l], b[l], round));
+        Format::Float32 => largest(
+            s,
+            a,
+            b,
+            #[inline(always)]
+            |x| x,
+        ),
+        // The low half stays empty, so distances are counted in its size.
+        Format::BFloat16 => {
+            largest(
+                s,
+                a,
+                b,
+                #[inline(always)]
+                |x| to_bf16(s, x),
+            ) >> 16
         }
+        Format::Float16 => largest(
+            s,
+            a,
+            b,
+            #[inline(always)]
+            |x| to_f16(s, x),
+        ),
     }
-    let mut most = acc.into_iter().fold(0, u32::max);
-    for (&a, &b) in a_tail.iter().zip(b_tail) {
-        most = most.max(distance(a, b, round));
-    }
-    most
 }
 
 #[inline(always)]
-fn distance(a: f32, b: f32, round: impl Fn(u32) -> u32) -> u32 {
-    let (a, b) = (a.to_bits(), b.to_bits());
-    let (x, y) = (round(a & 0x7fff_ffff), round(b & 0x7fff_ffff));
-    let apart = x + y;
-    let near = x.max(y) - x.min(y);
-    if (a ^ b).cast_signed() < 0 { apart } else { near }
+fn largest<S: Simd>(s: S, a: &[f32], b: &[f32], round: impl Fn(u32x16<S>) -> u32x16<S>) -> u32 {
+    let (sign, zero) = (i32x16::splat(s, 0), u32x16::splat(s, 0));
+    let mut most = zero;
+    each_pair(
+        s,
+        a,
+        b,
+        (0.0, 0.0),
+        #[inline(always)]
+        |a, b| {
+            let (x, y) = (round(a.abs().bitcast()), round(b.abs().bitcast()));
+            let (a, b): (i32x16<S>, i32x16<S>) = (a.bitcast(), b.bitcast());
+            let (apart, near) = (x + y, x.max(y) - x.min(y));
+            most = (a ^ b).simd_lt(sign).select(apart, near).max(most);
+        },
+    );
+    most.reduce_max()
 }
 
-/// Magnitude bits of a finite `f32`, rounded to `bfloat16`.
+/// Magnitude bits of a finite `f32`, rounded to `bfloat16`; the low half is 0.
 #[inline(always)]
-fn to_bf16(bits: u32) -> u32 {
-    (bits + 0x7fff + ((bits >> 16) & 1)) >> 16
+fn to_bf16<S: Simd>(s: S, bits: u32x16<S>) -> u32x16<S> {
+    let (half, one) = (u32x16::splat(s, 0x7fff), u32x16::splat(s, 1));
+    (bits + half + ((bits >> 16) & one)) & u32x16::splat(s, 0x7fff_0000)
 }
 
 /// Magnitude bits of a finite `f32`, rounded to `float16`.
 #[inline(always)]
-fn to_f16(bits: u32) -> u32 {
+fn to_f16<S: Simd>(s: S, bits: u32x16<S>) -> u32x16<S> {
     // Adding one half leaves 2⁻²⁴, the step of float16's subnormal numbers, as the last bit.
-    let subnormal = (f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
-    let normal = (bits + 0xfff + ((bits >> 13) & 1)).wrapping_sub(112 << 23) >> 13;
-    let rounded = if bits < 0x3880_0000 { subnormal } else { normal };
-    rounded.min(0x7c00)
+    let half = f32x16::splat(s, 0.5);
+    let shifted: u32x16<S> = (bits.bitcast::<f32x16<S>>() + half).bitcast();
+    let subnormal = shifted - half.bitcast::<u32x16<S>>();
+    let normal = (bits + u32x16::splat(s, 0xfff) + ((bits >> 13) & u32x16::splat(s, 1))
+        - u32x16::splat(s, 112 << 23))
+        >> 13;
+    bits.simd_lt(u32x16::splat(s, 0x3880_0000)).select(subnormal, normal).min(u32x16::splat(s, 0x7c00))
 }
 
 #[cfg(test)]
@@ -119,8 +143,15 @@ mod tests {
         #[test]
         fn rounding_agrees_with_the_half_crate(bits in 0u32..0x7f80_0000) {
             let value = f32::from_bits(bits);
-            prop_assert_eq!(to_f16(bits), u32::from(half::f16::from_f32(value).to_bits()));
-            prop_assert_eq!(to_bf16(bits), u32::from(half::bf16::from_f32(value).to_bits()));
+            // From 0, the distance is the number of the rounded value.
+            prop_assert_eq!(
+                max_distance(Format::Float16, &[value], &[0.0]),
+                u32::from(half::f16::from_f32(value).to_bits())
+            );
+            prop_assert_eq!(
+                max_distance(Format::BFloat16, &[value], &[0.0]),
+                u32::from(half::bf16::from_f32(value).to_bits())
+            );
         }
     }
 }
