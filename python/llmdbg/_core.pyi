@@ -115,6 +115,7 @@ class Alignment:
         *,
         threads: int = 0,
         kl: bool = True,
+        journal: Journal | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         """Measure some of the pairs after their transforms; columns as of `compare_pairs`."""
@@ -131,6 +132,29 @@ class Alignment:
 def align(golden: Dump, candidate: Dump, options_json: str = "{}") -> Alignment:
     """Find out which tensors of two runs stand for the same value."""
 
+@final
+class Journal:
+    """Rows that a comparison has finished, kept in a file for when it is interrupted.
+
+    The file is written once the comparison has taken `after_ms`.
+    """
+
+    def __new__(cls, path: str | PathLike[str], *, after_ms: int = 2000) -> Journal: ...
+    @property
+    def known(self) -> int:
+        """Rows that an earlier run left."""
+    @property
+    def resumed(self) -> int:
+        """Rows of an earlier run that this one took over."""
+    @property
+    def kept(self) -> int:
+        """Rows that a further run could take over."""
+    @property
+    def problem(self) -> str | None:
+        """Why rows of an earlier run are not used, or none of this one are kept."""
+    def remove(self) -> None:
+        """Delete the file: the report is complete."""
+
 def measures() -> list[tuple[str, str]]:
     """Name and meaning of every measure, in the order of the report."""
 
@@ -142,6 +166,7 @@ def compare_pairs(
     *,
     threads: int = 0,
     kl: bool = True,
+    journal: Journal | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure pairs of records; one element per pair in every column.
@@ -150,7 +175,8 @@ def compare_pairs(
     with -1 for an index or count that does not exist, uint8 for yes and no. Beside them stand
     lists: `golden_dtype`, `golden_shape`, `candidate_dtype`, `candidate_shape`, `shape_note`,
     `note` and `cmp_fail_reason`, with None where there is nothing to say. A pair that cannot be
-    measured is a row with a reason. `progress` is called about twenty times a second with pairs
+    measured is a row with a reason. Rows that `journal` knows are taken from there, finished ones
+    are kept in it. `progress` is called about twenty times a second with pairs
     done and pairs in all; an exception it raises, and Ctrl-C, end the comparison.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from llmdbg.errors import UserError
 from llmdbg.report import folder, summary
 from llmdbg.report.model import Report, Side
 from llmdbg.report.text import ranges
+from llmdbg.resume import Resume
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,11 +44,15 @@ class Result:
         Paths of the written report by kind (``directory``, ``csv``, …); None when none was written.
     tokens : list of Token or None
         With level ``token``: every position of the output.
+    notices : tuple of str
+        What the user should know about how this run went; a report says nothing of it.
     """
 
     report: Report
     files: dict[str, str] | None = None
     tokens: list[tokens.Token] | None = None
+    notices: tuple[str, ...] = ()
+    _resume: Resume = field(default_factory=lambda: Resume(None), repr=False)
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -112,6 +117,7 @@ class Result:
         """
         target = folder.destination(output, force=force)
         self.files = folder.write(self.report, target, force=force, formats=formats)
+        self._resume.done()
         return self.files
 
     def __repr__(self) -> str:
@@ -144,6 +150,7 @@ def compare(
     shadow: verdicts.Mode = "auto",
     calibrate: StrPath | None = None,
     gates: Sequence[str] = (),
+    journal: StrPath | None = None,
     progress: Progress | None = None,
     measured: Measured | None = None,
 ) -> Result:
@@ -183,6 +190,10 @@ def compare(
     gates : sequence of str
         Bounds such as ``max_ratio<=3``; see `llmdbg.verdict.Gate`. What they met stands in
         ``result.gates``.
+    journal : path, optional
+        A file in which finished pairs are kept once the comparison takes long. The same comparison
+        goes on from there after an interrupt; writing the report deletes the file. None is beside
+        `output`, or no file without one.
     progress : callable, optional
         Called with what is done and what there is in all, as the engine counts.
     measured : mapping, optional
@@ -198,6 +209,8 @@ def compare(
         A path holds no dump, or the two have nothing in common; the message says what they hold.
     OSError
         The operating system refuses to read or write a path.
+    Interrupted
+        Ctrl-C; the message says what the journal keeps.
 
     Examples
     --------
@@ -209,7 +222,18 @@ def compare(
     bounds = [verdicts.Gate.parse(g) for g in gates]
     golden_dump, candidate_dump = _open(golden, candidate)
     wanted = _Wanted(_numbers(step), _numbers(rank))
-    measure = _Measure(wanted, threads, kl, users, progress, measured)
+    if journal is None and target is not None:
+        journal = folder.journal(output, target)
+    resume = Resume(journal)
+    measure = _Measure(
+        wanted,
+        threads=threads,
+        kl=kl,
+        users=users,
+        resume=resume,
+        progress=progress,
+        measured=measured,
+    )
     calibration = None
     if calibrate is not None:
         calibration = _calibration(Path(calibrate), golden_dump, measure)
@@ -253,9 +277,10 @@ def compare(
         gates=tuple(gate.check(judged) for gate in bounds),
         calibration=calibration,
     )
-    result = Result(report, tokens=found)
+    notices = resume.notices(report.counts["pairs"])
+    result = Result(report, tokens=found, notices=notices, _resume=resume)
     if target is not None:
-        result.files = folder.write(report, target, force=force)
+        result.write(target, force=force)
     return result
 
 
@@ -267,6 +292,7 @@ class _Measure:
     threads: int
     kl: bool
     users: Sequence[custom_measures.CustomMeasure]
+    resume: Resume
     progress: Progress | None
     measured: Measured | None = None
 
@@ -289,12 +315,17 @@ class _Measure:
         """Return the frame of some pairs, not yet judged; with records without counterpart."""
         golden, candidate, alignment = pairs.golden, pairs.candidate, pairs.alignment
         columns = {n: [column[i] for i in chosen] for n, column in alignment.columns().items()}
-        measures = alignment.compare(
-            chosen, threads=self.threads, kl=self.kl, progress=self.progress
-        )
-        _take_over(self.measured, columns, measures)
-        measures |= reduced.measure(golden, candidate, columns, measures)
-        measures |= _measure_custom(self.users, alignment, chosen, measures)
+        with self.resume:
+            measures = alignment.compare(
+                chosen,
+                threads=self.threads,
+                kl=self.kl,
+                journal=self.resume.journal,
+                progress=self.progress,
+            )
+            _take_over(self.measured, columns, measures)
+            measures |= reduced.measure(golden, candidate, columns, measures)
+            measures |= _measure_custom(self.users, alignment, chosen, measures)
         return frames.build(
             golden.core.columns(),
             candidate.core.columns(),

@@ -7,3 +7,7 @@ from llmdbg._core import LlmdbgError
 
 class UserError(LlmdbgError):
     """An argument that cannot be worked with; the message says what to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a comparison; the message says what is kept and how to go on."""

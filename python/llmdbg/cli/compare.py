@@ -212,6 +212,7 @@ def compare(
     from llmdbg.comparison import compare as run
     from llmdbg.errors import UserError
     from llmdbg.report import folder, terminal
+    from llmdbg.report.text import printable
 
     # `-alg a.py:f b.py:g`, as ait takes it, leaves the second one in GOLDEN's place.
     custom = [*(algorithms or [])]
@@ -239,8 +240,11 @@ def compare(
             shadow=shadow.value,
             calibrate=calibrate,
             gates=gate or [],
+            journal=folder.journal(output, destination),
             progress=progress,
         )
+    for notice in result.notices:
+        sys.stderr.write(f"llmdbg: {printable(notice)}\n")
     # A report that cannot be written must not take the answer with it.
     failed: OSError | None = None
     try:

@@ -22,8 +22,8 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
         try:
             code = command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _say("interrupted")
+        except KeyboardInterrupt as error:
+            _say(str(error) or "interrupted")
             code = ERROR
         except BrokenPipeError:
             # The reader of a pipe has gone (`| head`): typer ends this quietly.

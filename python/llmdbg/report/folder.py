@@ -99,6 +99,17 @@ def destination(
     return _free(folder / name)
 
 
+def journal(output: str | os.PathLike[str] | None, destination: Path) -> Path:
+    """Return where finished rows are kept until the report of `destination` is written.
+
+    The same `output` always gives the same path: beside a folder that is used itself, and in a
+    folder that takes one report after the other.
+    """
+    if output is not None and Path(output).absolute() == destination.absolute():
+        return destination.with_name(f"{destination.name}.journal")
+    return destination.with_name("llmdbg_compare.journal")
+
+
 def write(
     report: Report,
     folder: Path,

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::io::computed::Computed;
 use crate::{DType, Error, Result};
 
@@ -12,7 +14,7 @@ use crate::{DType, Error, Result};
 const MAX_DIMS: usize = 64;
 
 /// Dtype and shape of a tensor, with what its producer said about its layout.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorInfo {
     /// Element type.
     pub dtype: DType,

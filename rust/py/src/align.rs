@@ -9,7 +9,7 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::compare;
+use crate::compare::{self, Journal};
 use crate::dump::Dump;
 use crate::error::to_py;
 use crate::tensor::TensorBuffer;
@@ -85,13 +85,14 @@ impl Alignment {
     }
 
     /// Measures of some of the pairs, after their transforms.
-    #[pyo3(signature = (pairs, *, threads = 0, kl = true, progress = None))]
+    #[pyo3(signature = (pairs, *, threads = 0, kl = true, journal = None, progress = None))]
     fn compare<'py>(
         &self,
         py: Python<'py>,
         pairs: Vec<usize>,
         threads: usize,
         kl: bool,
+        journal: Option<Py<Journal>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let len = self.inner.pairs.len();
@@ -105,7 +106,8 @@ impl Alignment {
             (own, align::tensor(&candidate.read(), &pair.candidate))
         };
         let options = Options { threads, kl, ..Options::default() };
-        let rows = compare::run(py, pairs.len(), &open, &options, progress.as_ref())?;
+        let journal = journal.as_ref().map(|journal| &journal.get().0);
+        let rows = compare::run(py, pairs.len(), &open, &options, journal, progress.as_ref())?;
         compare::columns(py, &rows)
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use llmdbg_core::compare::{self, Get, Options, Progress, Row};
 use llmdbg_core::stats::describe::describe;
@@ -21,7 +22,7 @@ pub(crate) fn measures() -> Vec<(&'static str, &'static str)> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (golden, candidate, golden_index, candidate_index, *, threads = 0, kl = true, progress = None))]
+#[pyo3(signature = (golden, candidate, golden_index, candidate_index, *, threads = 0, kl = true, journal = None, progress = None))]
 #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn compare_pairs(
     py: Python<'_>,
@@ -31,6 +32,7 @@ pub(crate) fn compare_pairs(
     candidate_index: Vec<usize>,
     threads: usize,
     kl: bool,
+    journal: Option<Py<Journal>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
     if golden_index.len() != candidate_index.len() {
@@ -49,7 +51,8 @@ pub(crate) fn compare_pairs(
     let options = Options { threads, kl, ..Options::default() };
     let open =
         |i: usize| (golden.read().tensor(golden_index[i]), candidate.read().tensor(candidate_index[i]));
-    let rows = run(py, golden_index.len(), &open, &options, progress.as_ref())?;
+    let journal = journal.as_ref().map(|journal| &journal.get().0);
+    let rows = run(py, golden_index.len(), &open, &options, journal, progress.as_ref())?;
     columns(py, &rows)
 }
 
@@ -70,8 +73,45 @@ pub(crate) fn compare_tensors(
     let open = |_: usize| {
         (format::open(&golden, golden_key.as_deref()), format::open(&candidate, candidate_key.as_deref()))
     };
-    let rows = run(py, 1, &open, &options, progress.as_ref())?;
+    let rows = run(py, 1, &open, &options, None, progress.as_ref())?;
     columns(py, &rows)
+}
+
+/// Rows that a comparison has finished, kept for when it is interrupted.
+#[pyclass(frozen, module = "llmdbg._core")]
+pub(crate) struct Journal(pub(crate) compare::Journal);
+
+#[pymethods]
+impl Journal {
+    #[new]
+    #[pyo3(signature = (path, *, after_ms = 2000))]
+    fn new(py: Python<'_>, path: PathBuf, after_ms: u64) -> Self {
+        Self(py.detach(|| compare::Journal::open(&path, Duration::from_millis(after_ms))))
+    }
+
+    #[getter]
+    fn known(&self) -> u64 {
+        self.0.known()
+    }
+
+    #[getter]
+    fn resumed(&self) -> u64 {
+        self.0.resumed()
+    }
+
+    #[getter]
+    fn kept(&self) -> u64 {
+        self.0.kept()
+    }
+
+    #[getter]
+    fn problem(&self) -> Option<String> {
+        self.0.problem()
+    }
+
+    fn remove(&self) -> PyResult<()> {
+        self.0.remove().map_err(to_py)
+    }
 }
 
 /// Relative L2 per row, and how many rows each value stands for.
@@ -145,6 +185,7 @@ pub(crate) fn run(
     count: usize,
     open: &(dyn Fn(usize) -> (Result<Tensor>, Result<Tensor>) + Sync),
     options: &Options,
+    journal: Option<&compare::Journal>,
     progress: Option<&Py<PyAny>>,
 ) -> PyResult<Vec<Row>> {
     let mut raised = None;
@@ -167,7 +208,7 @@ pub(crate) fn run(
                 }
             }
         };
-        compare::run(count, open, options, &mut tick)
+        compare::run(count, open, options, journal, &mut tick)
     });
     match raised {
         Some(error) => Err(error),

@@ -29,7 +29,7 @@ mod _core {
     use super::align::{Alignment, align_dumps};
 
     #[pymodule_export]
-    use super::compare::{compare_pairs, compare_tensors, measures, row_profile, tensor_stats};
+    use super::compare::{Journal, compare_pairs, compare_tensors, measures, row_profile, tensor_stats};
 
     #[pymodule_export]
     use super::live::compare_bytes;

@@ -41,6 +41,6 @@ pub(crate) fn compare_bytes<'py>(
     };
     // The model has the other processors.
     let options = Options { threads: 1, kl, ..Options::default() };
-    let rows = run(py, 1, &open, &options, None)?;
+    let rows = run(py, 1, &open, &options, None, None)?;
     columns(py, &rows)
 }

@@ -1,5 +1,6 @@
 //! Planning and running a comparison of two dumps.
 
+mod journal;
 mod measures;
 mod merge;
 mod part;
@@ -7,6 +8,7 @@ mod plan;
 mod prepare;
 mod run;
 
+pub use journal::Journal;
 pub use measures::{COLUMNS, Column, Get, Measures, columns};
 pub use plan::Sizes;
 pub use run::{Open, Options, Progress, Row, row_profile, run};

@@ -2,7 +2,7 @@
 //!
 //! What is computed depends on the tensors alone. Threads decide only who computes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -10,11 +10,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::journal::{Journal, Key};
 use super::measures::Measures;
 use super::merge::Merger;
 use super::part::{Pair, PartSums, Workspace, measure};
 use super::plan::{Plan, Sizes};
 use super::prepare::{Prepared, prepare};
+use crate::io::place::Place;
 use crate::{Error, Result, Tensor, TensorInfo};
 
 /// How to compare.
@@ -45,7 +49,7 @@ impl Options {
 }
 
 /// The outcome for one pair.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Row {
     /// The measures, as far as there are any.
     pub measures: Measures,
@@ -75,9 +79,9 @@ pub struct Progress {
 /// Opens the `i`-th pair: golden, then candidate.
 pub type Open<'a> = &'a (dyn Fn(usize) -> (Result<Tensor>, Result<Tensor>) + Sync);
 
-/// Compares `count` pairs and returns one row for each.
+/// Compares `count` pairs and returns one row for each. Pairs of the very same bytes are measured once.
 ///
-/// `tick` is called about twenty times a second on the calling thread, and ends the run by breaking.
+/// Rows that `journal` knows are taken from there, and finished ones are kept in it. `tick` is called about twenty times a second on the calling thread, and ends the run by breaking.
 ///
 /// # Errors
 /// [`Error::Cancelled`] when `tick` broke. A pair that cannot be opened, read or measured is a row with a
@@ -86,25 +90,33 @@ pub fn run(
     count: usize,
     open: Open<'_>,
     options: &Options,
+    journal: Option<&Journal>,
     tick: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Row>> {
     let shared = Shared {
         open,
         options,
+        journal,
         profile: false,
         queue: Mutex::new(Queue::new(count)),
         changed: Condvar::new(),
         rows: (0..count).map(|_| Mutex::new(None)).collect(),
+        seen: Mutex::default(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
     shared.work(options.workers().min(count.max(1) * 64), tick)?;
-    Ok(shared
+    let mut rows: Vec<Row> = shared
         .rows
         .into_iter()
         .map(|row| row.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_default().0)
-        .collect())
+        .collect();
+    let seen = shared.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (again, first) in seen.again {
+        rows[again] = rows[first].clone();
+    }
+    Ok(rows)
 }
 
 /// Relative L2 of every row of a pair, joined over neighbouring rows when there are more than `most`.
@@ -123,10 +135,12 @@ pub fn row_profile(
     let shared = Shared {
         open: &open,
         options,
+        journal: None,
         profile: true,
         queue: Mutex::new(Queue::new(1)),
         changed: Condvar::new(),
         rows: vec![Mutex::new(None)],
+        seen: Mutex::default(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -147,13 +161,24 @@ type Finished = (Row, Vec<f64>);
 struct Shared<'a> {
     open: Open<'a>,
     options: &'a Options,
+    journal: Option<&'a Journal>,
     profile: bool,
     queue: Mutex<Queue>,
     changed: Condvar,
     rows: Vec<Mutex<Option<Finished>>>,
+    seen: Mutex<Seen>,
     pairs_done: AtomicU64,
     bytes: AtomicU64,
     stop: AtomicBool,
+}
+
+/// Which bytes were met already.
+#[derive(Default)]
+struct Seen {
+    /// The first pair of these bytes, and whether its row came from the journal.
+    first: HashMap<Key, (usize, bool)>,
+    /// Pairs of the same bytes as an earlier one, and that one.
+    again: Vec<(usize, usize)>,
 }
 
 struct Queue {
@@ -173,6 +198,7 @@ impl Queue {
 /// A pair under way.
 struct Active {
     index: usize,
+    key: Option<Key>,
     pair: Pair,
     plan: Plan,
     row: Mutex<Row>,
@@ -273,6 +299,12 @@ impl Shared<'_> {
                 return None;
             }
         };
+        let key = self.key(&golden, &candidate);
+        if let Some(key) = &key
+            && self.is_known(index, key)
+        {
+            return None;
+        }
         for (name, tensor) in [("golden", &golden), ("candidate", &candidate)] {
             row.notes.extend(tensor.notes.iter().map(|note| format!("{name}: {note}")));
         }
@@ -299,6 +331,7 @@ impl Shared<'_> {
         let merger = Merger::new(&plan, pair.components, has_ulp, has_kl, self.profile);
         Some(Arc::new(Active {
             index,
+            key,
             pair,
             plan,
             row: Mutex::new(row),
@@ -363,8 +396,34 @@ impl Shared<'_> {
                 row.measures = Measures::from_sums(&merged, row.measures.elements, active.pair.components);
                 profile = rows;
             }
+            if let (Some(journal), Some(key), None) = (self.journal, &active.key, &row.reason) {
+                journal.keep(key, &row);
+            }
             self.finish(active.index, row, profile);
         }
+    }
+
+    fn key(&self, golden: &Tensor, candidate: &Tensor) -> Option<Key> {
+        Some(Key { golden: Place::of(golden)?, candidate: Place::of(candidate)?, kl: self.options.kl })
+    }
+
+    /// Whether a pair needs no measuring because an earlier pair, or an earlier run, has the row.
+    fn is_known(&self, index: usize, key: &Key) -> bool {
+        let mut seen = lock(&self.seen);
+        if let Some(&(first, recalled)) = seen.first.get(key) {
+            seen.again.push((index, first));
+            if let (Some(journal), true) = (self.journal, recalled) {
+                journal.count_resumed();
+            }
+            self.pairs_done.fetch_add(1, Relaxed);
+            return true;
+        }
+        let row = self.journal.and_then(|journal| journal.recall(key));
+        seen.first.insert(key.clone(), (index, row.is_some()));
+        drop(seen);
+        let Some(row) = row else { return false };
+        self.finish(index, row, Vec::new());
+        true
     }
 
     fn finish(&self, index: usize, row: Row, profile: Vec<f64>) {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
-use super::{Column, Get, Measures, Options, Row, Sizes, columns, run};
+use super::{Column, Get, Journal, Measures, Options, Progress, Row, Sizes, columns, run};
 use crate::{DType, Storage, Tensor, TensorInfo};
 
 const TINY: Sizes = Sizes { block: 16, chunk: 32, segment: 48, part: 96 };
@@ -34,7 +34,7 @@ fn i64s(shape: &[u64], values: &[i64]) -> Tensor {
 
 fn compare_with(golden: &Tensor, candidate: &Tensor, options: &Options) -> Row {
     let open = |_: usize| (Ok(golden.clone()), Ok(candidate.clone()));
-    run(1, &open, options, &mut |_| ControlFlow::Continue(())).unwrap().remove(0)
+    run(1, &open, options, None, &mut |_| ControlFlow::Continue(())).unwrap().remove(0)
 }
 
 fn compare(golden: &Tensor, candidate: &Tensor) -> Measures {
@@ -324,11 +324,91 @@ fn strided_views_measure_like_their_copies() {
     assert_eq!(spell(&compare(&view, &other)), spell(&straight));
 }
 
+fn in_file(tensor: &Tensor, folder: &std::path::Path, name: &str) -> Tensor {
+    let Storage::Memory(bytes) = &tensor.storage else { unreachable!() };
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let file = std::sync::Arc::new(std::fs::File::open(&path).unwrap());
+    let storage = Storage::File { file, path: path.into(), offset: 0, len: bytes.len() as u64 };
+    Tensor { storage, ..tensor.clone() }
+}
+
+#[test]
+fn a_journal_gives_back_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let pair = |i: u32| {
+        let a = f32s(&[2, 2], &[1.0, f32::NAN, i as f32, 0.0]);
+        let b = f32s(&[2, 2], &[1.5, 2.0, 3.0, f32::INFINITY]);
+        [in_file(&a, folder.path(), &format!("a{i}")), in_file(&b, folder.path(), &format!("b{i}"))]
+    };
+    let pairs: Vec<[Tensor; 2]> = (0..20).map(pair).collect();
+    let run_with = |journal: &Journal, tensors: &[[Tensor; 2]]| -> Vec<String> {
+        let open = |i: usize| (Ok(tensors[i][0].clone()), Ok(tensors[i][1].clone()));
+        let mut go_on = |_: Progress| ControlFlow::Continue(());
+        let rows = run(tensors.len(), &open, &Options::default(), Some(journal), &mut go_on).unwrap();
+        rows.iter().map(|row| spell(&row.measures)).collect()
+    };
+    let open = |after: u64| Journal::open(&path, std::time::Duration::from_secs(after));
+    // A short run writes nothing.
+    let expected = run_with(&open(1000), &pairs);
+    assert!(!path.exists());
+    let first = open(0);
+    assert_eq!(run_with(&first, &pairs[..10]), expected[..10]);
+    assert_eq!((first.resumed(), first.kept()), (0, 10));
+    // The tenth record is torn.
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+    let second = open(0);
+    assert_eq!(run_with(&second, &pairs), expected);
+    assert_eq!((second.resumed(), second.kept(), second.problem()), (9, 20, None));
+    // One file changed since: its pair is measured again.
+    let mut changed = pairs.clone();
+    std::fs::write(folder.path().join("a3"), [0u8; 20]).unwrap();
+    changed[3][0] = in_file(&f32s(&[2, 2], &[9.0; 4]), folder.path(), "a3");
+    let third = open(0);
+    assert_ne!(run_with(&third, &changed)[3], expected[3]);
+    assert_eq!(third.resumed(), 19);
+    third.remove().unwrap();
+    third.remove().unwrap();
+    assert!(!path.exists());
+    std::fs::write(&path, "llmdbg.journal/0 0.0.1\n").unwrap();
+    let fourth = open(0);
+    assert!(fourth.problem().unwrap().contains("another version"));
+    assert_eq!(run_with(&fourth, &pairs[5..8]), expected[5..8]);
+    assert_eq!(open(0).known(), 3);
+    std::fs::write(&path, "a diary").unwrap();
+    let fifth = open(0);
+    assert!(fifth.problem().unwrap().contains("something else"));
+    assert_eq!(run_with(&fifth, &pairs[5..8]), expected[5..8]);
+    fifth.remove().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"a diary");
+}
+
+#[test]
+fn pairs_of_the_same_bytes_are_measured_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = in_file(&f32s(&[2], &[1.0, 2.0]), folder.path(), "a");
+    let b = in_file(&f32s(&[2], &[1.0, 3.0]), folder.path(), "b");
+    let pairs = [[&a, &b], [&a, &b], [&b, &a], [&a, &b]];
+    let open = |i: usize| (Ok(pairs[i][0].clone()), Ok(pairs[i][1].clone()));
+    let mut bytes = 0;
+    let rows = run(4, &open, &Options::default(), None, &mut |now| {
+        bytes = now.bytes;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(bytes, 2 * 16);
+    let worst = |row: &Row| row.measures.max_relative.unwrap().value.to_bits();
+    let halves = [0.5f64, 0.5, 1.0 / 3.0, 0.5].map(f64::to_bits);
+    assert_eq!(rows.iter().map(worst).collect::<Vec<_>>(), halves);
+}
+
 #[test]
 fn breaking_off_is_an_error() {
     let one = f32s(&[1], &[1.0]);
     let open = |_: usize| (Ok(one.clone()), Ok(one.clone()));
-    let result = run(3, &open, &Options::default(), &mut |_| ControlFlow::Break(()));
+    let result = run(3, &open, &Options::default(), None, &mut |_| ControlFlow::Break(()));
     assert!(matches!(result, Err(crate::Error::Cancelled)));
 }
 
