@@ -11,6 +11,7 @@ from pathlib import Path
 
 BENCHES = [
     "startup",
+    "engine",
     "capture",
     "scan",
     "scan_faults",
