@@ -1,4 +1,4 @@
-"""Gemma 3 270M: clean in float32; in float16 it overflows by itself, in the residual sum."""
+"""Gemma 3 270M: no error in float32; in float16 it overflows by itself, in the residual sum."""
 
 import copy
 
@@ -10,7 +10,11 @@ from llmdbg.scan import Level, scan
 pytestmark = pytest.mark.real_model
 
 
-def test_float32_is_clean_and_float16_overflows_in_the_residual_sum(tmp_path):
+def errors(dump):
+    return [f for f in scan(dump).findings if f.level is Level.ERROR]
+
+
+def test_float32_has_no_error_and_float16_overflows_in_the_residual_sum(tmp_path):
     import torch
 
     from llmdbg.demo import _gemma
@@ -20,9 +24,9 @@ def test_float32_is_clean_and_float16_overflows_in_the_residual_sum(tmp_path):
         run = copy.deepcopy(model).to(getattr(torch, dtype))
         with torch.no_grad(), capture_torch(run, tmp_path / dtype):
             run(ids, use_cache=False, logits_to_keep=1)
-    assert scan(tmp_path / "float32").outcome == "clean"
-    found = scan(tmp_path / "float16")
-    (error,) = [f for f in found.findings if f.level is Level.ERROR]
+    # Its residual stream grows and it never reads some inputs: warnings, and rightly.
+    assert errors(tmp_path / "float32") == []
+    (error,) = errors(tmp_path / "float16")
     layer = run.get_submodule(error.node)
     assert type(layer).__name__ == "Gemma3DecoderLayer"
     # The same sum in float32: what the layer gives there, at the element that overflowed.
