@@ -83,7 +83,7 @@ def test_statistics_without_tensors(llmdbg, run_model, tmp_path, atb_abi1):
     assert tensors(first) == {}
     with (first / "statistic.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    # The probe's threads append to the file on their own: on a busy machine it has lost a row of 24.
+    # The probe's threads append on their own: on a busy machine it has lost a row of 24.
     assert 22 <= len(rows) <= 24
     by_place = {(row["Op Name"], row["Input/Output"], row["Index"]): row for row in rows}
     output = by_place["TinyLayer/ElewiseOperation", "output", "0"]

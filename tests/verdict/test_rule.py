@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmdbg.verdict import State, judge
+from llmdbg.verdict import Finding, State, judge, rule
 from tests.synthetic import Run, network
 
 
@@ -169,3 +169,17 @@ def test_equal_integers_pass_and_unequal_ones_fail():
         run = Run(golden_dtype="int8", candidate_dtype="int8")
         run.row("argmax", "tensor", "", error)
         assert judge(run.frame()).outcome == outcome
+
+
+def test_a_wrong_weight_is_told_once_whatever_the_number_of_steps():
+    def finding(kind: str, step: int | None, *evidence: str) -> Finding:
+        return Finding("lm_head", "lm_head", step, None, kind, 9.0, 1.0, evidence, 0)
+
+    found = rule._merge(
+        [finding("weight", None, "weight differs")]
+        + [finding("operator", step, f"wrong in step {step}") for step in range(4)]
+        + [finding("weight", None, "bias differs")]
+    )
+    assert [(f.kind, f.step, f.evidence) for f in found] == [
+        ("weight", 0, ("weight differs", "wrong in step 0", "bias differs"))
+    ]

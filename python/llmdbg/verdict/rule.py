@@ -588,20 +588,25 @@ def _merge(findings: Iterable[Finding]) -> list[Finding]:
     A weight or parameter that differs is why its operator is wrong, not a second fault.
     """
     merged: dict[tuple[str, int | None], Finding] = {}
+    explained: set[tuple[str, int | None]] = set()
     for finding in findings:
         same = [k for k, f in merged.items() if f.golden == finding.golden]
         key = same[0] if same else (finding.golden, finding.rank)
         first = merged.get(key)
         if first is None:
             merged[key] = finding
-        elif first.kind in ("weight", "parameter") and finding.kind not in ("weight", "parameter"):
+        elif finding.kind not in ("weight", "parameter"):
+            # What the operator does wrong in its first step says it all; later steps repeat it.
+            if first.kind not in ("weight", "parameter") or key in explained:
+                continue
+            explained.add(key)
             kind = first.kind if first.kind == "weight" else finding.kind
             told = first.evidence
             evidence = (
                 (*told, *finding.evidence) if kind == "weight" else (*finding.evidence, *told)
             )
             merged[key] = replace(finding, kind=kind, evidence=evidence)
-        elif finding.kind in ("weight", "parameter"):
+        else:
             told = tuple(e for e in finding.evidence[:1] if e not in first.evidence)
             merged[key] = replace(first, evidence=(*first.evidence, *told))
     return list(merged.values())
