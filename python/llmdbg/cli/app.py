@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from llmdbg.cli.command import TakesCommand
 from llmdbg.cli.compare import compare
 from llmdbg.cli.dump import EXAMPLES as DUMP_EXAMPLES
 from llmdbg.cli.dump import DumpCommand, dump
 from llmdbg.cli.reduce import EXAMPLES as REDUCE_EXAMPLES
 from llmdbg.cli.reduce import reduce
-from llmdbg.cli.scan_anomaly import ScanCommand, scan_anomaly
+from llmdbg.cli.scan_anomaly import scan_anomaly
 from llmdbg.cli.show import show
 
 app = typer.Typer(
@@ -49,7 +50,7 @@ def _options(
 
 app.command("compare")(compare)
 app.command("cc", hidden=True)(compare)
-app.command("scan-anomaly", cls=ScanCommand)(scan_anomaly)
+app.command("scan-anomaly", cls=TakesCommand)(scan_anomaly)
 app.command("show")(show)
 app.command("dump", cls=DumpCommand, epilog=DUMP_EXAMPLES)(dump)
 app.command("dd", cls=DumpCommand, hidden=True)(dump)

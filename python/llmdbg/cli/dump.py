@@ -10,11 +10,11 @@ import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from llmdbg.cli.command import COMMAND, TakesCommand
 from llmdbg.cli.errors import reports_errors
 from llmdbg.cli.many import fill, spread
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llmdbg.capture.injector import TorchSettings
     from llmdbg.capture.launch import Command
 
-COMMAND = "llmdbg.command"
 DEFAULT_SEED = "2024"
 EXAMPLES = """Examples:
 
@@ -63,17 +62,13 @@ class LogLevel(StrEnum):
     CRITICAL = "critical"
 
 
-class DumpCommand(TyperCommand):
+class DumpCommand(TakesCommand):
     """Accepts `--type a b c`, a bare `-seed`, and a command after `--`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Set the command aside before click reads the options."""
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta[COMMAND] = args[at + 1 :]
-            args = args[:at]
+    def spelled(self, args: list[str]) -> list[str]:
+        """Return the options with one word each."""
         args = spread(args, {"--type"}, set(DumpType))
-        return super().parse_args(ctx, fill(args, {"-seed", "--seed"}, DEFAULT_SEED))
+        return fill(args, {"-seed", "--seed"}, DEFAULT_SEED)
 
 
 @reports_errors

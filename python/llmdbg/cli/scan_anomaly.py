@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from llmdbg.cli.command import COMMAND
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
 from llmdbg.cli.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from llmdbg.scan.model import Scan
 
-COMMAND = "llmdbg.command"
 EXAMPLES = """Examples:
 
 \b
@@ -49,18 +48,6 @@ class CheckType(StrEnum):
     """What ATB checks while it runs."""
 
     OVERFLOW = "overflow"
-
-
-class ScanCommand(TyperCommand):
-    """Accepts a command after `--`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Set the command aside before click reads the options."""
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta[COMMAND] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
 
 
 @reports_errors
