@@ -179,8 +179,7 @@ def test_the_command_has_the_terminal():
         "import os, sys, time\n"
         "print(sys.stdin.isatty(), os.tcgetpgrp(0) == os.getpgrp(), flush=True)\n"
         "name = input('name? ')\n"
-        "print('hello', name, flush=True)\n"
-        "try:\n    time.sleep(60)\n"
+        "try:\n    print('hello', name, flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('saved', flush=True)\n    sys.exit(5)\n"
     )
     pid, terminal = pty.fork()
