@@ -198,6 +198,42 @@ def embedding_row_of_another_token(model: Model, random: Random) -> Planted:
     return Planted(name)
 
 
+@kind
+def norm_weight_one_too_large(model: Model, random: Random) -> Planted:
+    name, norm = pick(model, random, lambda _n, m: is_norm(m))
+    norm.weight = nn.Parameter(norm.weight.data + 1)
+    return Planted(name)
+
+
+@kind
+def weight_of_another_layer(model: Model, random: Random) -> Planted:
+    _, layers = layers_of(model)
+    name, linear = pick_linear(model, random)
+    parts = name.split(".")
+    at = next(i for i, part in enumerate(parts) if part.isdigit())
+    parts[at] = str((int(parts[at]) + 1) % len(layers))
+    linear.weight.data.copy_(model.get_submodule(".".join(parts)).weight.data)
+    return Planted(name)
+
+
+@kind
+def bias_dropped(model: Model, random: Random) -> Planted:
+    name, linear = pick(
+        model, random, lambda _n, m: is_linear(m) and getattr(m, "bias", None) is not None
+    )
+    linear.bias.data.zero_()
+    return Planted(name)
+
+
+@kind
+def lm_head_row_of_another_token(model: Model, random: Random) -> Planted:
+    name, head = pick(model, random, lambda n, _m: n == "lm_head")
+    head.weight = nn.Parameter(head.weight.data.clone())
+    token = random.randrange(len(head.weight))
+    head.weight.data[token] = head.weight.data[(token + 1) % len(head.weight)]
+    return Planted(name)
+
+
 # -- what modules compute ---------------------------------------------------------------------
 
 
@@ -334,6 +370,98 @@ def one_nan(model: Model, random: Random) -> Planted:
 
 
 @kind
+def dropout_left_on(model: Model, random: Random) -> Planted:
+    name, linear = pick_linear(model, random)
+    generator = seeded(random)
+
+    def change(y: torch.Tensor) -> torch.Tensor:
+        kept = torch.rand(y.shape, generator=generator) >= 0.1
+        return y * kept / 0.9
+
+    on_output(linear, change)
+    return Planted(name)
+
+
+@kind
+def clipped_at_two_deviations(model: Model, random: Random) -> Planted:
+    name, linear = pick_linear(model, random)
+
+    def change(y: torch.Tensor) -> torch.Tensor:
+        bound = float(2 * y.float().std())
+        return y.clamp(-bound, bound)
+
+    on_output(linear, change)
+    return Planted(name)
+
+
+@kind
+def result_in_float8(model: Model, random: Random) -> Planted:
+    name, module = pick(
+        model, random, lambda n, m: (is_linear(m) or is_norm(m)) and any(c.isdigit() for c in n)
+    )
+    on_output(module, lambda y: y.to(torch.float8_e4m3fn).to(y.dtype))
+    return Planted(name)
+
+
+@kind
+def one_channel_negated(model: Model, random: Random) -> Planted:
+    name, linear = pick_linear(model, random)
+    channel = random.randrange(weight_of(linear).shape[0])
+
+    def change(y: torch.Tensor) -> torch.Tensor:
+        y[..., channel] = -y[..., channel]
+        return y
+
+    on_output(linear, change)
+    return Planted(name)
+
+
+@kind
+def result_of_the_step_before(model: Model, random: Random) -> Planted:
+    name, linear = pick_linear(model, random)
+    step = random.randrange(2, 4)
+    given: list[torch.Tensor] = []
+
+    def change(y: torch.Tensor) -> torch.Tensor:
+        given.append(y)
+        return given[step - 1].clone() if len(given) == step + 1 else y
+
+    on_output(linear, change)
+    return Planted(name, step=step)
+
+
+@kind
+def norm_without_its_mean(model: Model, random: Random) -> Planted:
+    name, norm = pick(model, random, lambda _n, m: isinstance(m, nn.LayerNorm))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)
+        return wide.to(x.dtype) * norm.weight + norm.bias
+
+    norm.forward = forward
+    return Planted(name)
+
+
+@kind
+def position_off_by_one_in_decode(model: Model, random: Random) -> Planted:
+    name, module = pick(
+        model, random, lambda n, m: "Rotary" in type(m).__name__ or n.endswith("wpe")
+    )
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        def moved(given: Any) -> Any:
+            whole = isinstance(given, torch.Tensor) and not given.is_floating_point()
+            return given + 1 if whole and given.shape[-1] == 1 else given
+
+        return original(*map(moved, args), **{n: moved(v) for n, v in kwargs.items()})
+
+    module.forward = forward
+    return Planted(name)
+
+
+@kind
 def rope_base(model: Model, random: Random) -> Planted:
     name, rotary = pick(model, random, lambda _n, m: "Rotary" in type(m).__name__)
     for buffer, inv_freq in list(rotary.named_buffers()):
@@ -420,6 +548,80 @@ def missing_residual(model: Model, random: Random) -> Planted:
     else:
         rewrite(layers[at], old, new, nth=random.randrange(2))
     return Planted(f"{prefix}.{at}", inside=True)
+
+
+@kind
+def key_and_value_swapped(model: Model, random: Random) -> Planted:
+    name, attention = pick_attention(model, random)
+    in_attention(attention, lambda query, key, value, mask: (query, value, key, mask))
+    return Planted(name, inside=True)
+
+
+@kind
+def kv_heads_repeated_in_turn(model: Model, random: Random) -> Planted:
+    name, attention = pick_attention(model, random)
+    groups = getattr(attention, "num_key_value_groups", 1)
+    if groups < 2:
+        raise NotHereError
+
+    def wrapped(interface: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        own, query, key, value, mask = args
+        one = types.SimpleNamespace(num_key_value_groups=1, training=False)
+        wide = [t.repeat(1, groups, 1, 1) for t in (key, value)]
+        del own
+        return interface(one, query, *wide, mask, **kwargs)
+
+    rewrite(
+        attention, "= attention_interface(", "= _wrapped(attention_interface, ", _wrapped=wrapped
+    )
+    return Planted(name, inside=True)
+
+
+@kind
+def two_query_heads_swapped(model: Model, random: Random) -> Planted:
+    name, attention = pick_attention(model, random)
+
+    def change(query: Any, key: Any, value: Any, mask: Any) -> tuple[Any, ...]:
+        query = query.clone()
+        query[:, [1, -2]] = query[:, [-2, 1]]
+        return query, key, value, mask
+
+    in_attention(attention, change)
+    return Planted(name, inside=True)
+
+
+@kind
+def first_key_forgotten(model: Model, random: Random) -> Planted:
+    name, attention = pick_attention(model, random)
+
+    def change(query: Any, key: Any, value: Any, _mask: Any) -> tuple[Any, ...]:
+        rows, columns = query.shape[2], key.shape[2]
+        seen = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)
+        seen[1 if rows > 1 else 0 :, 0] = False
+        mask = torch.zeros(1, 1, rows, columns, dtype=query.dtype)
+        return query, key, value, mask.masked_fill(~seen, torch.finfo(query.dtype).min)
+
+    in_attention(attention, change)
+    return Planted(name, inside=True)
+
+
+@kind
+def residual_scaled(model: Model, random: Random) -> Planted:
+    prefix, layers = layers_of(model)
+    at = random.randrange(len(layers))
+    if type(layers[at]).__name__ == "GPT2Block":
+        rewrite(layers[at], "attn_output + residual", "attn_output + 1.05 * residual")
+    else:
+        old, new = "residual + hidden_states", "1.05 * residual + hidden_states"
+        rewrite(layers[at], old, new, nth=random.randrange(2))
+    return Planted(f"{prefix}.{at}", inside=True)
+
+
+@kind
+def gate_forgotten(model: Model, random: Random) -> Planted:
+    name, mlp = pick(model, random, lambda _n, m: hasattr(m, "gate_proj"))
+    rewrite(mlp, "self.act_fn(self.gate_proj(x)) *", "0 * self.act_fn(self.gate_proj(x)) +")
+    return Planted(name, inside=True)
 
 
 def seeded(random: Random) -> torch.Generator:

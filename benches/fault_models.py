@@ -61,6 +61,21 @@ def gpt2(seed: int) -> Subject:
     return _subject("gpt2", GPT2LMHeadModel(config), seed)
 
 
+def gemma2(seed: int) -> Subject:
+    """Gemma 2: norms that add 1 around both halves, soft caps, windows in every other layer."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        **_common(),
+        num_key_value_heads=4,
+        intermediate_size=512,
+        head_dim=32,
+        sliding_window=16,
+        query_pre_attn_scalar=32,
+    )
+    return _subject("gemma2", Gemma2ForCausalLM(_eager(config)), seed)
+
+
 def gemma(_seed: int) -> Subject:
     """Gemma 3 270M, trained weights."""
     from llmdbg.demo import _gemma
@@ -76,6 +91,7 @@ MODELS: dict[str, Callable[[int], Subject]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gpt2": gpt2,
+    "gemma2": gemma2,
     "gemma": gemma,
 }
 SMALL = ("llama", "qwen2", "qwen3", "gpt2")

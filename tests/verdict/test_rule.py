@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmdbg.verdict import Finding, State, judge, rule
+from llmdbg.verdict import Finding, State, answer, judge
 from tests.synthetic import Run, network
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_weight_is_told_once_whatever_the_number_of_steps():
     def finding(kind: str, step: int | None, *evidence: str) -> Finding:
         return Finding("lm_head", "lm_head", step, None, kind, 9.0, 1.0, evidence, 0)
 
-    found = rule._merge(
+    found = answer.merged(
         [finding("weight", None, "weight differs")]
         + [finding("operator", step, f"wrong in step {step}") for step in range(4)]
         + [finding("weight", None, "bias differs")]

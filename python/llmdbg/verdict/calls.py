@@ -124,6 +124,17 @@ class Row:
         return self.floor is not None
 
     @property
+    def readable(self) -> bool:
+        """Whether both sides' tensors can be read, and mean the same element by element."""
+        cells = self.cells
+        return (
+            cells["golden_record"] is not None
+            and cells["candidate_record"] is not None
+            and not cells["cmp_fail_reason"]
+            and cells["transform"] in (None, "", "identity")
+        )
+
+    @property
     def mismatched_nonfinite(self) -> bool:
         """Whether NaN or infinity stands on one side only, at some position."""
         return bool(self.cells["finiteness_mismatch"])

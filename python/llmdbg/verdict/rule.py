@@ -9,17 +9,18 @@ operator's in the other layers (`kin`).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict import words
+from llmdbg.verdict.answer import merged, outcome_of, sentence_of
 from llmdbg.verdict.calls import Call, Row, calls_of, encloses, rows_of
-from llmdbg.verdict.floor import grown, unit_roundoff
+from llmdbg.verdict.check import SUSPECT, accused
 from llmdbg.verdict.flow import Flow, Work, flow_of
 from llmdbg.verdict.kin import Outlier, outliers
-from llmdbg.verdict.model import Finding, Outcome, State, Verdict
+from llmdbg.verdict.model import Finding, State, Verdict
 from llmdbg.verdict.patterns import patterns
+from llmdbg.verdict.standing import PASS_FACTOR, Standing, beyond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,27 +28,14 @@ if TYPE_CHECKING:
     import polars as pl
 
     from llmdbg.verdict.calibration import Calibration
+    from llmdbg.verdict.check import Check
     from llmdbg.verdict.parameters import ParameterDifference
-    from llmdbg.verdict.shadow import Check, Checker
+    from llmdbg.verdict.shadow import Checker
 
-PASS_FACTOR = 3.0
-"""Up to so many floors a difference is rounding."""
 FAIL_FACTOR = 10.0
 """From so many floors on it is not, whatever the operator."""
-MIN_CONFIDENCE = 0.6
-"""Below this an alignment is a guess and nothing is judged by it."""
-MIN_ELEMENTS = 64
-"""Below this a relative error says nothing about rounding."""
-SHADOW_SUSPECT, SHADOW_FAIL = 2.0, 3.0
-"""Device error over trusted error, where a golden operator could be computed."""
-SHADOW_KIN_FACTOR = 1.7
-"""Between SUSPECT and FAIL: so many times what is usual for the same work elsewhere is FAIL too."""
-SHADOW_ROW_FAIL, SHADOW_CHANNEL_FAIL = 4.0, 6.0
-"""The same for the worst row and the worst channel."""
 _WEIGHT_PART_FACTOR = 20.0
 _MOST_EXPLAINED = 3
-# Measured on bases 1e4 and 1e6 at position 511: 0.026 and 0.038 of a roundoff for each position.
-_ROTARY = 0.05
 # What follows a fault is fed values unlike any other layer's: only a second fault stands out so.
 _SECOND_FAULT_FACTOR = 6.0
 
@@ -83,7 +71,7 @@ def judge(
     calls = calls_of(rows)
     flow = flow_of(calls)
     judgement = _Judgement(rows, flow, calls, calibration)
-    checks = {} if checker is None else checker.checks(rows, flow, judgement.floors)
+    checks = {} if checker is None else checker.checks(rows, flow, judgement.at.floors)
     judgement.judge_works(checks)
     judgement.judge_weights(calls)
     judgement.judge_parameters(calls, parameters)
@@ -98,39 +86,10 @@ class _Judgement:
         self, rows: list[Row], flow: Flow, calls: list[Call], calibration: Calibration | None
     ) -> None:
         self.rows, self.flow = rows, flow
-        self.states: list[State | None] = [None] * len(rows)
-        self.reasons = [""] * len(rows)
-        self.floors: list[float | None] = [r.floor for r in rows]
-        # The same before it grew: what one operator adds.
-        self._own: list[float | None] = [r.floor for r in rows]
+        self.at = Standing(rows, calls, calibration)
         self.introduced: list[float | None] = [None] * len(rows)
         self.findings: list[tuple[float, Finding]] = []
         self._calibration = calibration
-        self._calibrated: set[int] = set()
-        self._grow_floors(calls)
-
-    def _grow_floors(self, calls: list[Call]) -> None:
-        """Give each row the floor of the coarsest dtype met so far, grown by depth.
-
-        A float32 result computed from bfloat16 values has their precision, not its own. Measured
-        floors need neither.
-        """
-        coarsest: dict[tuple[int | None, int | None], float] = {}
-        for call in calls:
-            run, rows = (call.step, call.rank), (*call.inputs, *call.outputs)
-            own = [r.floor for r in rows if r.floor is not None]
-            coarsest[run] = max(coarsest.get(run, 0.0), *own, 0.0)
-            bound = grown(coarsest[run], call.depth)
-            if any("Rotary" in (r.cells["golden_op_type"] or "") for r in call.outputs):
-                bound = max(bound, _rotary_floor(rows))
-            for row in rows:
-                if not row.rounds or not bound:
-                    continue
-                measured = self._calibration.floor_of(row) if self._calibration else None
-                if measured is not None:
-                    self._calibrated.add(row.index)
-                self.floors[row.index] = bound if measured is None else measured
-                self._own[row.index] = coarsest[run]
 
     # -- works --------------------------------------------------------------------------------
 
@@ -138,7 +97,7 @@ class _Judgement:
         works = self.flow.works
         self._settle_given()
         unchecked = {i: w for i, w in enumerate(works) if i not in checks}
-        floors = {i: self._own[w.outputs[0].index] for i, w in unchecked.items()}
+        floors = {i: self.at.own[w.outputs[0].index] for i, w in unchecked.items()}
         unlike = outliers(unchecked, floors, self._calibration)
         for i, work in enumerate(works):
             self._judge_work(work, checks.get(i), unlike.get(i))
@@ -146,29 +105,29 @@ class _Judgement:
             self._copy(index)
         for index in self.flow.states:
             row = self.rows[index]
-            if self._off(row) and not self._undecidable(row):
-                self._set(row, State.INHERITED, "a cache: judged where it is used")
+            if self.at.off(row) and not self.at.undecidable(row):
+                self.at.set(row, State.INHERITED, "a cache: judged where it is used")
 
     def _settle_given(self) -> None:
         """Settle what no work made: what the run was given."""
         made = {r.index for w in self.flow.works for r in w.outputs}
         for work in self.flow.works:
             for row in work.inputs:
-                known = self.states[row.index] is not None or row.index in made
+                known = self.at.states[row.index] is not None or row.index in made
                 if known or row.index in self.flow.copies or row.cells["role"] != "input":
                     continue
                 if self._settle_input(row) and not row.rounds and row.error:
                     reason = "the two runs were not given the same values here"
-                    self._set(row, State.FAIL, reason)
+                    self.at.set(row, State.FAIL, reason)
                     self._accuse(work.position - 0.5, row, "input", (reason,))
 
     def _judge_work(self, work: Work, check: Check | None, outlier: Outlier | None) -> None:
-        dirty = [r for r in work.inputs if self._off(r)]
+        dirty = [r for r in work.inputs if self.at.off(r)]
         after = self._accused(work.call)
         if outlier is not None and after and outlier.factor <= _SECOND_FAULT_FACTOR:
             outlier = None
         for row in work.outputs:
-            if self._undecidable(row):
+            if self.at.undecidable(row):
                 continue
             self._note_introduced(row, work, check)
             found = self._accusation(row, work, check, dirty, outlier)
@@ -177,11 +136,11 @@ class _Judgement:
                 continue
             inner = self._inside(work)
             if inner is not None:
-                self._set(row, State.INHERITED, f"the error starts inside, at {inner}")
+                self.at.set(row, State.INHERITED, f"the error starts inside, at {inner}")
                 continue
             kind, reason = found
-            self._set(row, State.FAIL, reason)
-            evidence = self._evidence(row, work, check, dirty, reason)
+            self.at.set(row, State.FAIL, reason)
+            evidence = words.evidence_of(row, work, check, dirty, reason, self.at.floors)
             label = ""
             if work.gap:
                 label = words.gap_label(work, None if check is None else check.operator)
@@ -203,7 +162,7 @@ class _Judgement:
             golden, candidate = row.cells["golden_shape"], row.cells["my_shape"]
             return "shape", f"its shape differs: golden {golden}, candidate {candidate}"
         if check is not None:
-            return _accused_by_check(row, check)
+            return accused(row, check)
         if row.mismatched_nonfinite:
             if any(r.mismatched_nonfinite for r in dirty):
                 return None
@@ -216,13 +175,13 @@ class _Judgement:
             return None
         if outlier is not None:
             return "operator", outlier.words
-        floor = self.floors[row.index]
+        floor = self.at.floors[row.index]
         # A look-up by equal indices rounds once.
         looked_up = work.inputs and all(_equal(r) and not r.rounds for r in work.inputs)
         if looked_up and row.error > PASS_FACTOR * (row.floor or 0.0):
             return "operator", self._how_far(row, row.floor)
-        exact = not row.rounds or row.index in self._calibrated
-        if not dirty and _beyond(row, floor, PASS_FACTOR if exact else FAIL_FACTOR):
+        exact = not row.rounds or row.index in self.at.calibrated
+        if not dirty and beyond(row, floor, PASS_FACTOR if exact else FAIL_FACTOR):
             return "operator", self._how_far(row, floor)
         return None
 
@@ -238,36 +197,36 @@ class _Judgement:
     def _settle_output(
         self, row: Row, check: Check | None, dirty: list[Row], *, after: bool
     ) -> None:
-        off = self._off(row)
-        if check is not None and check.ratio > SHADOW_SUSPECT:
+        off = self.at.off(row)
+        if check is not None and check.ratio > SUSPECT:
             reason = f"{words.factor(check.ratio)} the error of {check.operator} done right"
-            self._set(row, State.SUSPECT, reason)
+            self.at.set(row, State.SUSPECT, reason)
         elif not off:
-            self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
+            self.at.set(row, State.PASS, "at the noise floor" if row.error else "equal")
         elif check is not None and (dirty or after):
             right = f"what is done here is right ({check.ratio:.1f}×)"
             source = f"its {dirty[0].title} was already off; " if dirty else ""
-            self._set(row, State.INHERITED, source + right)
+            self.at.set(row, State.INHERITED, source + right)
         elif check is not None:
             reason = f"what its inputs explain: what is done here is right ({check.ratio:.1f}×)"
-            self._set(row, State.PASS, reason)
+            self.at.set(row, State.PASS, reason)
         elif dirty:
-            self._set(row, State.INHERITED, f"its {dirty[0].title} was already off")
+            self.at.set(row, State.INHERITED, f"its {dirty[0].title} was already off")
         elif after:
-            self._set(row, State.INHERITED, "runs after the first fault")
+            self.at.set(row, State.INHERITED, "runs after the first fault")
         else:
-            ratio = words.factor((row.error or 0.0) / (self.floors[row.index] or 1.0))
-            self._set(row, State.SUSPECT, f"more than rounding as a rule leaves ({ratio})")
+            ratio = words.factor((row.error or 0.0) / (self.at.floors[row.index] or 1.0))
+            self.at.set(row, State.SUSPECT, f"more than rounding as a rule leaves ({ratio})")
 
     def _settle_input(self, row: Row) -> bool:
         """Settle an input; True when it is off."""
-        if self._undecidable(row):
+        if self.at.undecidable(row):
             return bool(row.error)
-        off = self._off(row)
+        off = self.at.off(row)
         if off:
-            self._set(row, State.INHERITED, "already off when it came in")
+            self.at.set(row, State.INHERITED, "already off when it came in")
         else:
-            self._set(row, State.PASS, "at the noise floor")
+            self.at.set(row, State.PASS, "at the noise floor")
         return off
 
     def _copy(self, index: int) -> None:
@@ -275,24 +234,24 @@ class _Judgement:
         first = index
         while first in self.flow.copies and self.flow.copies[first] != first:
             first = self.flow.copies[first]
-        state = self.states[first]
+        state = self.at.states[first]
         row = self.rows[index]
-        if first == index or state is None or self.states[index] is not None:
+        if first == index or state is None or self.at.states[index] is not None:
             return
-        if self._undecidable(row):
+        if self.at.undecidable(row):
             return
         if state is State.FAIL:
             reason = f"the same tensor as {self.rows[first].title}, where the error starts"
-            self._set(row, State.INHERITED, reason)
+            self.at.set(row, State.INHERITED, reason)
         elif state is not State.UNDECIDED:
-            self._set(row, state, self.reasons[first])
+            self.at.set(row, state, self.at.reasons[first])
 
     # -- the rest -----------------------------------------------------------------------------
 
     def judge_weights(self, calls: list[Call]) -> None:
         first_use = {c.node: i for i, c in reversed(list(enumerate(calls)))}
         for row in self.rows:
-            if row.cells["role"] != "param" or self._undecidable(row, small_is_fine=True):
+            if row.cells["role"] != "param" or self.at.undecidable(row, small_is_fine=True):
                 continue
             floor = row.floor or 0.0
             worst = max(
@@ -308,14 +267,14 @@ class _Judgement:
                 )
                 where = f", its worst row or channel by {worst:.1e}" if part else ""
                 reason = f"its {row.cells['slot']} differs by {row.error:.1e}{times}{where}"
-                self._set(row, State.FAIL, reason)
+                self.at.set(row, State.FAIL, reason)
                 position = first_use.get(row.cells["golden_node"], len(calls))
                 aligned = words.alignment_words(row)
                 self._accuse(
                     position - 0.25, row, "weight", (reason, *([aligned] if aligned else []))
                 )
             else:
-                self._set(row, State.PASS, "equal up to rounding")
+                self.at.set(row, State.PASS, "equal up to rounding")
 
     def judge_parameters(
         self, calls: list[Call], differences: Iterable[ParameterDifference]
@@ -331,53 +290,13 @@ class _Judgement:
 
     def judge_rest(self) -> None:
         for row in self.rows:
-            if self.states[row.index] is None and not self._undecidable(row):
-                if self._off(row):
-                    self._set(row, State.INHERITED, "not judged by itself")
+            if self.at.states[row.index] is None and not self.at.undecidable(row):
+                if self.at.off(row):
+                    self.at.set(row, State.INHERITED, "not judged by itself")
                 else:
-                    self._set(row, State.PASS, "at the noise floor" if row.error else "equal")
+                    self.at.set(row, State.PASS, "at the noise floor" if row.error else "equal")
 
     # -- what a row is ------------------------------------------------------------------------
-
-    def _off(self, row: Row) -> bool:
-        return not row.same and (
-            row.shape_differs
-            or row.mismatched_nonfinite
-            or _beyond(row, self.floors[row.index], PASS_FACTOR)
-        )
-
-    def _undecidable(self, row: Row, *, small_is_fine: bool = False) -> bool:
-        """Settle a row that cannot be judged by its error; True when it was settled."""
-        cells = row.cells
-        confidence = row.number("confidence")
-        if not row.paired:
-            self._set(row, State.UNDECIDED, cells["cmp_fail_reason"] or "no counterpart")
-        elif confidence is not None and confidence < MIN_CONFIDENCE:
-            reason = f"the two sides were lined up with confidence {confidence:.2f} only"
-            self._set(row, State.UNDECIDED, reason)
-        elif row.same:
-            self._set(row, State.PASS, row.same)
-        elif row.error is None and not (row.shape_differs or row.mismatched_nonfinite):
-            self._set(row, State.UNDECIDED, cells["cmp_fail_reason"] or "not measured")
-        elif (
-            row.error is not None
-            and row.error > 0
-            and row.rounds
-            and not small_is_fine
-            and not row.mismatched_nonfinite
-            and row.elements is not None
-            and row.elements < MIN_ELEMENTS
-            and row.error > PASS_FACTOR * (self.floors[row.index] or 0.0)
-        ):
-            reason = f"{row.elements} elements are too few to tell rounding from a fault"
-            self._set(row, State.UNDECIDED, reason)
-        else:
-            return False
-        return True
-
-    def _set(self, row: Row, state: State, reason: str) -> None:
-        self.states[row.index] = state
-        self.reasons[row.index] = reason
 
     def _note_introduced(self, row: Row, work: Work, check: Check | None) -> None:
         """Note what the work adds: measured, or err_out² − err_in² where it was not."""
@@ -405,40 +324,6 @@ class _Judgement:
                 return finding.shown
         return None
 
-    def _evidence(
-        self, row: Row, work: Work, check: Check | None, dirty: list[Row], reason: str
-    ) -> tuple[str, ...]:
-        evidence = [reason]
-        if check is not None and check.row is not None and check.row_ratio > 1.5 * check.ratio:
-            where = words.place_of(row, check.row)
-            evidence.append(f"worst at {where} ({words.factor(check.row_ratio)})")
-        elif check is None and row.number("worst_row_relative_l2") is not None and row.error:
-            worst, at = row.number("worst_row_relative_l2") or 0.0, row.cells["worst_row"]
-            floor = self.floors[row.index]
-            if at is not None and floor and worst > 1.5 * row.error:
-                where = words.place_of(row, int(at))
-                evidence.append(f"worst at {where} ({words.factor(worst / floor)})")
-        evidence.append(self._inputs_in_words(list(check.uses) if check else work.inputs, dirty))
-        aligned = words.alignment_words(row)
-        if aligned:
-            evidence.append(aligned)
-        return tuple(e for e in evidence if e)
-
-    def _inputs_in_words(self, uses: list[Row], dirty: list[Row]) -> str:
-        used = {r.index for r in uses}
-        off = [r for r in dirty if r.index in used]
-        if off:
-            names = ", ".join(r.title for r in off[:2])
-            return f"its inputs were off before ({names}), but do not explain this"
-        ratios = [
-            r.error / floor
-            for r in uses
-            if r.error is not None and (floor := self.floors[r.index]) and r.rounds
-        ]
-        if not uses:
-            return ""
-        return f"its inputs are clean ({words.factor(max(ratios, default=0.0))})"
-
     def _accuse(
         self,
         place: float,
@@ -450,7 +335,7 @@ class _Judgement:
         label: str = "",
     ) -> None:
         cells = row.cells
-        floor = self.floors[row.index]
+        floor = self.at.floors[row.index]
         ratio = _finite(row.error / floor) if row.error is not None and floor else None
         if check is not None:
             ratio = _finite(max(check.ratio, check.row_ratio))
@@ -477,26 +362,26 @@ class _Judgement:
         return names[0] if names else work.node
 
     def verdict(self, checks: Mapping[int, Check], checker: Checker | None) -> Verdict:
-        states = [s if s is not None else State.UNDECIDED for s in self.states]
-        findings = _merge(f for _, f in sorted(self.findings, key=lambda pair: pair[0]))
+        states = [s if s is not None else State.UNDECIDED for s in self.at.states]
+        findings = merged(f for _, f in sorted(self.findings, key=lambda pair: pair[0]))
         if checker is not None:
             first = [self._explained(f, checker) for f in findings[:_MOST_EXPLAINED]]
             findings[: len(first)] = first
         culprit = findings[0] if findings else None
-        outcome = _outcome(states, self.rows, culprit)
+        outcome = outcome_of(states, self.rows, culprit)
         ratios = [
             _finite(r.error / f) if r.error is not None and f else None
-            for r, f in zip(self.rows, self.floors, strict=True)
+            for r, f in zip(self.rows, self.at.floors, strict=True)
         ]
         return Verdict(
             outcome=outcome,
-            sentence=sentence_of(outcome, culprit, states, self.rows, self.reasons, ratios),
+            sentence=sentence_of(outcome, culprit, states, self.rows, self.at.reasons, ratios),
             culprit=culprit,
             suspects=tuple(findings[1:]),
             states=states,
-            reasons=self.reasons,
+            reasons=self.at.reasons,
             ratios=ratios,
-            floors=self.floors,
+            floors=self.at.floors,
             more=self._more(checks, ratios),
         )
 
@@ -527,130 +412,9 @@ class _Judgement:
         }
 
 
-def _accused_by_check(row: Row, check: Check) -> tuple[str, str] | None:
-    if check.nonfinite:
-        what = "overflow" if check.overflow else "NaN or infinity"
-        return (
-            "nonfinite",
-            f"{what} at {check.nonfinite} positions where {check.operator}, computed in float64 "
-            "from the same inputs, is finite",
-        )
-    floor = f"({check.device:.1e} against {check.trusted:.1e})"
-    if check.ratio > SHADOW_FAIL:
-        return "operator", (
-            f"error introduced here is {words.factor(check.ratio)} the "
-            f"{words.floor_name(row)} {floor}"
-        )
-    unlike = check.usual is not None and check.ratio > SHADOW_KIN_FACTOR * check.usual
-    if unlike and check.ratio > SHADOW_SUSPECT:
-        return "operator", (
-            f"error introduced here is {words.factor(check.ratio)} the {words.floor_name(row)} "
-            f"{floor}; the same operator elsewhere has {words.factor(check.usual or 0.0)}"
-        )
-    if check.row_ratio > SHADOW_ROW_FAIL and check.row is not None:
-        return "operator", (
-            f"error introduced at {words.place_of(row, check.row)} is "
-            f"{words.factor(check.row_ratio)} the {words.floor_name(row)}, "
-            f"{words.factor(check.ratio)} over the whole {floor}"
-        )
-    if check.channel_ratio > SHADOW_CHANNEL_FAIL and check.operator.startswith("linear"):
-        return "operator", (
-            f"error introduced in its worst channel is {words.factor(check.channel_ratio)} the "
-            f"{words.floor_name(row)}, {words.factor(check.ratio)} over the whole {floor}"
-        )
-    return None
-
-
-def _rotary_floor(rows: Iterable[Row]) -> float:
-    """Return the error of a rotary table whose frequencies were rounded: it grows with position."""
-    positions = [r.number("golden_max_value") or 0.0 for r in rows if not r.rounds]
-    rounding = max((unit_roundoff(r.cells["my_dtype"]) for r in rows if r.rounds), default=0.0)
-    return _ROTARY * rounding * max(positions, default=0.0)
-
-
 def _equal(row: Row) -> bool:
     return bool(row.same) or row.error == 0.0
 
 
-def _beyond(row: Row, bound: float | None, factor: float) -> bool:
-    if row.error is None:
-        return False
-    return row.error > factor * bound if row.rounds and bound is not None else row.error > 0
-
-
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Keep one finding per operator, the first, with the evidence of what has no step of its own.
-
-    A weight or parameter that differs is why its operator is wrong, not a second fault.
-    """
-    merged: dict[tuple[str, int | None], Finding] = {}
-    explained: set[tuple[str, int | None]] = set()
-    for finding in findings:
-        same = [k for k, f in merged.items() if f.golden == finding.golden]
-        key = same[0] if same else (finding.golden, finding.rank)
-        first = merged.get(key)
-        if first is None:
-            merged[key] = finding
-        elif finding.kind not in ("weight", "parameter"):
-            # What the operator does wrong in its first step says it all; later steps repeat it.
-            if first.kind not in ("weight", "parameter") or key in explained:
-                continue
-            explained.add(key)
-            kind = first.kind if first.kind == "weight" else finding.kind
-            told = first.evidence
-            evidence = (
-                (*told, *finding.evidence) if kind == "weight" else (*finding.evidence, *told)
-            )
-            merged[key] = replace(finding, kind=kind, evidence=evidence)
-        else:
-            told = tuple(e for e in finding.evidence[:1] if e not in first.evidence)
-            merged[key] = replace(first, evidence=(*first.evidence, *told))
-    return list(merged.values())
-
-
-def _outcome(states: list[State], rows: list[Row], culprit: Finding | None) -> Outcome:
-    if culprit is not None or State.FAIL in states:
-        return "diverged"
-    unread = any(
-        s is State.UNDECIDED and r.paired and r.cells["cmp_fail_reason"]
-        for s, r in zip(states, rows, strict=True)
-    )
-    if unread or State.PASS not in states:
-        return "undecided"
-    return "clean"
-
-
-def sentence_of(
-    outcome: Outcome,
-    culprit: Finding | None,
-    states: list[State],
-    rows: list[Row],
-    reasons: list[str],
-    ratios: list[float | None],
-) -> str:
-    """Return the answer for a person."""
-    if culprit is not None:
-        where = "" if culprit.step is None else f" (step {culprit.step})"
-        return f"diverged: {culprit.shown}{where} FAIL: {'; '.join(culprit.evidence)}"
-    judged = sum(s is not State.UNDECIDED for s in states)
-    if outcome == "clean":
-        worst = max(
-            (i for i, r in enumerate(ratios) if r is not None and states[i] is not State.UNDECIDED),
-            key=lambda i: ratios[i] or 0.0,
-            default=None,
-        )
-        detail = ""
-        if worst is not None:
-            detail = (
-                f"; the largest is {ratios[worst]:.1f}× the noise floor, at {rows[worst].title}"
-            )
-        return f"clean: all differences of {judged} pairs are rounding{detail}"
-    why = Counter(
-        reason for s, reason in zip(states, reasons, strict=True) if s is State.UNDECIDED
-    ).most_common(1)
-    cause = f": {why[0][1]} rows: {why[0][0]}" if why else ""
-    return f"undecided: {judged} of {len(states)} rows could be judged{cause}"

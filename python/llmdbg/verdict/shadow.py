@@ -1,10 +1,8 @@
 """The shadow check: what an operator should have given for the candidate's own inputs.
 
 A formula is first held against the golden run: only one that gives golden's dumped output from
-golden's dumped inputs is used. It is then computed from the candidate's inputs, in float64 (G) and
-rounded as the candidate's dtype rounds (C), and the candidate's output D is judged by
-``R = (‖D − G‖ + δ) / (‖C − G‖ + δ) / s``, norms relative to ‖G‖, δ an eighth of the dtype's unit
-roundoff, and s = 1 + 3/√n for the scatter of n values that carry the norm; per row likewise.
+golden's dumped inputs is used. It is then computed from the candidate's inputs, and the candidate's
+output is judged by it (`check`).
 """
 
 from __future__ import annotations
@@ -12,16 +10,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from llmdbg.golden import EXACT, Case, Operator, Precision, operator_for
-from llmdbg.golden.activation import ACTIVATIONS
-from llmdbg.verdict.floor import storage_floor, unit_roundoff
+from llmdbg.golden import EXACT, Operator, Precision, operator_for
+from llmdbg.verdict.bound import OperatorFormula, Side
+from llmdbg.verdict.check import Check, compared, relative
+from llmdbg.verdict.fitted import FITS
+from llmdbg.verdict.floor import storage_floor
 from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
 from llmdbg.verdict.kin import MIN_KIN, in_question, outliers
 from llmdbg.verdict.patterns import Evidence
@@ -46,56 +46,7 @@ _AUTO_MOST = 4
 _BRIEF_ELEMENTS = 1 << 16
 _MOST_ELEMENTS = 1 << 22
 _MOST_PRODUCTS = 1 << 30
-_MOST_COLUMNS = 4096
 _MOST_ROWS = 64
-_MIN_ROWS_TO_FIT = 8
-_MIN_WIDTH = 32
-_MIN_ROWS_PER_CHANNEL = 16
-_SCATTER = 3.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a shadow check found.
-
-    Attributes
-    ----------
-    operator : str
-        The golden operator, for a person.
-    ratio : float
-        R of the whole tensor.
-    row_ratio : float
-        R of its worst row; 0 where rows are too short to be judged.
-    row : int or None
-        That row.
-    channel_ratio : float
-        R of its worst channel; 0 where there are too few rows.
-    device, trusted : float
-        Relative L2 error of the candidate's output, and of the rounded golden operator.
-    nonfinite : int
-        Values that are NaN or infinite where the golden operator is finite.
-    overflow : bool
-        Whether the golden operator, too, leaves the dtype's range there.
-    uses : tuple of Row
-        What the operator was computed from.
-    partial : bool
-        Whether only some rows or columns were computed.
-    usual : float or None
-        The median `ratio` of the same work in the other layers and steps.
-    """
-
-    operator: str
-    ratio: float
-    row_ratio: float
-    row: int | None
-    channel_ratio: float
-    device: float
-    trusted: float
-    nonfinite: int = 0
-    overflow: bool = False
-    uses: tuple[Row, ...] = ()
-    partial: bool = False
-    usual: float | None = None
 
 
 class Checker:
@@ -204,11 +155,11 @@ class Shadow:
     def check(self, work: Work) -> Check | None:
         """Hold one piece of work against its golden operator; None where none can be computed."""
         target = work.outputs[0]
-        if not _readable(target) or not target.rounds:
+        if not target.readable or not target.rounds:
             return None
         try:
             for trial in self._ordered(work):
-                if all(_readable(r) for r in trial.uses) and self._holds(trial, work):
+                if all(r.readable for r in trial.uses) and self._holds(trial, work):
                     self._known[work.family] = trial.key
                     self._proven[id(work)] = trial
                     return self._judged(trial, work)
@@ -220,24 +171,24 @@ class Shadow:
     def evidence(self, work: Work) -> Evidence | None:
         """Return a work's output as it is and as it should be, as far as both can be read."""
         target = work.outputs[0]
-        if not _readable(target) or not target.rounds:
+        if not target.readable or not target.rounds:
             return None
         rows = self._chosen_rows(work)
         dtype = _plain(target.cells["my_dtype"])
         noise = max(storage_floor(dtype or "") or 0.0, target.floor or 0.0)
-        side = _Side(self._candidate, "candidate_record", rows, EXACT)
+        side = Side(self._candidate, "candidate_record", rows, EXACT)
         trial = self._proven.get(id(work))
         try:
             with np.errstate(all="ignore"):
                 if trial is None:
-                    golden = _Side(self._golden, "golden_record", rows, EXACT)
+                    golden = Side(self._golden, "golden_record", rows, EXACT)
                     actual, expected = side.rows(target), golden.rows(target)
                     return Evidence(actual, expected, noise, dtype, rows)
                 return self._explained(trial, work, replace(side, stored=self._stored_as(work)))
         except (OSError, ValueError, MemoryError):
             return None
 
-    def _explained(self, trial: Trial, work: Work, side: _Side) -> Evidence:
+    def _explained(self, trial: Trial, work: Work, side: Side) -> Evidence:
         target, formula = work.outputs[0], trial.formula
         expected, actual = formula(side, EXACT), side.rows(target)
         products, intended = None, trial.name
@@ -286,7 +237,9 @@ class Shadow:
                 yield Trial(
                     f"{operator.name}:{variant}:{number}",
                     operator.name,
-                    OperatorFormula(self, work, operator, formula, weights, rows),
+                    OperatorFormula(
+                        self._params.get(work.node, {}), work, operator, formula, weights, rows
+                    ),
                     [r for r in work.inputs if r.rounds][:1] or work.inputs[:1],
                     operator.rounds_once,
                 )
@@ -309,9 +262,9 @@ class Shadow:
         """Give the weights of norms and rotary tables as the golden run's values show them."""
         turn = self._turn[id(work)]
         if turn not in self._fits:
-            fit = _FITS.get(operator.name)
+            fit = FITS.get(operator.name)
             best = self._largest[turn]
-            readable = all(_readable(r) for r in (*best.outputs, *best.inputs))
+            readable = all(r.readable for r in (*best.outputs, *best.inputs))
             arrays = (
                 ([self.array(r) for r in best.inputs], [self.array(r) for r in best.outputs])
                 if fit and readable
@@ -349,7 +302,7 @@ class Shadow:
 
     def _holds(self, trial: Trial, work: Work) -> bool:
         target = work.outputs[0]
-        side = _Side(self._golden, "golden_record", self._chosen_rows(work), EXACT)
+        side = Side(self._golden, "golden_record", self._chosen_rows(work), EXACT)
         with np.errstate(all="ignore"):
             try:
                 expected = trial.formula(side, EXACT)
@@ -361,21 +314,21 @@ class Shadow:
                 actual = trial.formula.of_columns(actual)
             if expected.shape != actual.shape:
                 return False
-            error = _relative(actual - expected, expected)
+            error = relative(actual - expected, expected)
             if error <= _GOLDEN_SLACK:
                 return True
             dtype = _plain(target.cells["golden_dtype"])
             if dtype in (None, "float32", "float64") or not error < 0.1:
                 return False
             rounded = trial.formula(side, Precision(dtype))
-            return error <= _GOLDEN_FACTOR * _relative(rounded - expected, expected)
+            return error <= _GOLDEN_FACTOR * relative(rounded - expected, expected)
 
     def _judged(self, trial: Trial, work: Work) -> Check:
         target = work.outputs[0]
         dtype = _coarsest([target, *trial.uses])
         stored = self._stored.get((work.node, "weight"), dtype)
         rows = self._chosen_rows(work)
-        side = _Side(self._candidate, "candidate_record", rows, Precision(stored))
+        side = Side(self._candidate, "candidate_record", rows, Precision(stored))
         with np.errstate(all="ignore"):
             exact = trial.formula(side, EXACT)
             precision = Precision(dtype)
@@ -385,7 +338,7 @@ class Shadow:
             if isinstance(trial.formula, OperatorFormula):
                 actual = trial.formula.of_columns(actual)
                 columns = trial.formula.columns
-            check = _compare(actual, exact, rounded, dtype)
+            check = compared(actual, exact, rounded, dtype)
         row = None
         if check.row is not None:
             row = check.row if rows is None else int(rows[check.row])
@@ -396,145 +349,6 @@ class Shadow:
             uses=tuple(trial.uses),
             partial=rows is not None or columns is not None,
         )
-
-
-@dataclass
-class _Side:
-    """One run's tensors, as formulas take them."""
-
-    dump: Dump
-    column: str
-    chosen: npt.NDArray[np.int64] | None
-    stored: Precision
-
-    def array(self, row: Row) -> npt.NDArray[Any]:
-        return self.dump.tensor(row.cells[self.column])
-
-    def rows(self, row: Row) -> Array:
-        found = self.array(row)
-        matrix = found.reshape(-1, found.shape[-1] if found.ndim else 1)
-        return np.asarray(matrix if self.chosen is None else matrix[self.chosen], np.float64)
-
-
-@dataclass
-class OperatorFormula:
-    """A registered operator's formula, bound to one call."""
-
-    shadow: Shadow
-    work: Work
-    operator: Operator
-    formula: Callable[[Case, Precision], list[Array]]
-    weights: dict[str, npt.NDArray[Any]]
-    rows: npt.NDArray[np.int64] | None
-    columns: npt.NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        width = shape_of(self.work.outputs[0])[-1:] or (1,)
-        if self.operator.by_columns and width[0] > _MOST_COLUMNS:
-            chosen = np.linspace(0, width[0] - 1, _MOST_COLUMNS).astype(np.int64)
-            worst = self.work.outputs[0].cells["worst_channel"]
-            extra = [] if worst is None else [int(worst)]
-            self.columns = np.unique(np.concatenate([chosen, np.asarray(extra, np.int64)]))
-
-    def __call__(self, side: Any, precision: Precision) -> Array:
-        """Return the operator's first output, as far as it is computed."""
-        case = Case(
-            [side.array(r) for r in self.work.inputs if _readable(r)],
-            self.weights,
-            self.shadow._params.get(self.work.node, {}),
-            side.stored,
-            self.rows,
-            self.columns,
-        )
-        return self.formula(case, precision)[0]
-
-    def alternatives(self) -> tuple[dict[str, Any], str]:
-        """Give what this operator may be mistaken for, and the name of what it is."""
-        if self.operator.name == "activation":
-            names = list(ACTIVATIONS)
-            own = names[self.operator.formulas.index(self.formula)]
-            others = dict(zip(names, self.operator.formulas, strict=True))
-            return {n: replace(self, formula=f) for n, f in others.items() if n != own}, own
-        weight = self.weights.get("weight")
-        if self.operator.by_columns and weight is not None and weight.shape[0] == weight.shape[1]:
-            turned = self.weights | {"weight": weight.T}
-            return {"the transposed weight": replace(self, weights=turned)}, "the weight"
-        return {}, self.operator.name
-
-    def of_columns(self, matrix: Array) -> Array:
-        """Return the columns that the formula computes."""
-        return matrix if self.columns is None else matrix[:, self.columns]
-
-
-def _compare(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> Check:
-    """Measure D against G, by C."""
-    delta = unit_roundoff(dtype) / 8
-    limit = _largest_finite(dtype)
-    good = np.isfinite(exact)
-    bad = good & ~np.isfinite(actual)
-    overflow = bool(bad.any() and (np.abs(exact[bad]) > 0.99 * limit).all())
-    whole = good.all(1) & np.isfinite(actual).all(1)
-    if not whole.any():
-        ratio = math.inf if bad.any() else 1.0
-        return Check("", ratio, 0.0, None, 0.0, math.nan, math.nan, int(bad.sum()), overflow)
-    g = exact[whole]
-    device, trusted = actual[whole] - g, rounded[whole] - g
-    e_device, e_trusted = _relative(device, g), _relative(trusted, g)
-    if dtype in ("float32", "float64"):
-        # Summed in their own width, in an order of each stack's own.
-        e_trusted = max(e_trusted, storage_floor(dtype) or 0.0)
-    row_ratio, row = 0.0, None
-    if g.shape[1] >= _MIN_WIDTH and g.shape[0] > 1:
-        ratios = _ratios(device, trusted, g, e_trusted, delta, axis=1)
-        worst = int(np.argmax(ratios))
-        row_ratio, row = float(ratios[worst]), int(np.flatnonzero(whole)[worst])
-    channel_ratio = 0.0
-    if g.shape[0] >= _MIN_ROWS_PER_CHANNEL:
-        channel_ratio = float(_ratios(device, trusted, g, e_trusted, delta, axis=0).max())
-    return Check(
-        "",
-        (e_device + delta) / (e_trusted + delta) / float(_scatter(g)),
-        row_ratio,
-        row,
-        channel_ratio,
-        e_device,
-        e_trusted,
-        int(bad.sum()),
-        overflow,
-    )
-
-
-def _ratios(
-    device: Array, trusted: Array, g: Array, overall: float, delta: float, axis: int
-) -> Array:
-    """Return R along one axis, less what few values scatter."""
-    size = np.sqrt(np.square(g).sum(axis))
-    # What is nearly zero beside its neighbours has no relative error of its own.
-    size = np.maximum(size, 1e-3 * np.sqrt(np.square(size).mean()))
-    size = np.where(size > 0, size, 1.0)
-    d = np.sqrt(np.square(device).sum(axis)) / size
-    t = np.sqrt(np.square(trusted).sum(axis)) / size
-    return np.asarray((d + delta) / (np.maximum(t, overall) + delta) / _scatter(g, axis))
-
-
-def _scatter(g: Array, axis: int | None = None) -> Array:
-    """Return by how much a root mean square of rounding errors may exceed its expectation.
-
-    One value alone errs by up to 2.4 times its root mean square, and a tensor whose norm sits in a
-    few values is like one of that few: n = (Σg²)² / Σg⁴.
-    """
-    square = np.square(g)
-    fourth = np.square(square).sum(axis)
-    few = np.square(square.sum(axis)) / np.where(fourth > 0, fourth, 1.0)
-    return np.asarray(1.0 + _SCATTER / np.sqrt(np.maximum(few, 1.0)))
-
-
-def _relative(difference: Array, reference: Array) -> float:
-    norm = float(np.sqrt(np.square(reference).sum()))
-    size = float(np.sqrt(np.square(difference).sum()))
-    if not math.isfinite(size):
-        return math.inf
-    return size / norm if norm else (0.0 if size == 0 else math.inf)
 
 
 def _weights(golden: Dump) -> dict[str, dict[str, int]]:
@@ -561,16 +375,6 @@ def _height(work: Work) -> int:
     return math.prod(shape[:-1]) if shape else 1
 
 
-def _readable(row: Row) -> bool:
-    cells = row.cells
-    return (
-        cells["golden_record"] is not None
-        and cells["candidate_record"] is not None
-        and not cells["cmp_fail_reason"]
-        and cells["transform"] in (None, "", "identity")
-    )
-
-
 def _plain(dtype: str | None) -> str | None:
     return None if dtype is None else dtype.removeprefix("torch.")
 
@@ -579,65 +383,3 @@ def _coarsest(rows: list[Row]) -> str | None:
     """Return the candidate's dtype that rounds most among these tensors."""
     dtypes = [d for d in (_plain(r.cells["my_dtype"]) for r in rows) if d and storage_floor(d)]
     return max(dtypes, key=lambda d: storage_floor(d) or 0.0, default=None)
-
-
-def _largest_finite(dtype: str | None) -> float:
-    return {"float16": 65504.0}.get(dtype or "", 3.3e38)
-
-
-# -- weights that were not dumped, from the golden run's values --------------------------------
-
-
-def _fit_rms(inputs: list[Any], outputs: list[Any], params: dict[str, Any]) -> dict[str, Any]:
-    x, y = _matrices(inputs[0], outputs[0])
-    if len(x) < _MIN_ROWS_TO_FIT:
-        return {}
-    normal = operator_for("RMSNorm").formulas[0](Case([x], {}, params), EXACT)[0]  # type: ignore[union-attr]
-    return {"weight": (normal * y).sum(0) / np.square(normal).sum(0)}
-
-
-def _fit_layer_norm(
-    inputs: list[Any], outputs: list[Any], params: dict[str, Any]
-) -> dict[str, Any]:
-    x, y = _matrices(inputs[0], outputs[0])
-    if len(x) < _MIN_ROWS_TO_FIT:
-        return {}
-    normal = operator_for("LayerNorm").formulas[0](Case([x], {}, params), EXACT)[0]  # type: ignore[union-attr]
-    centred = normal - normal.mean(0)
-    weight = (centred * (y - y.mean(0))).sum(0) / np.square(centred).sum(0)
-    return {"weight": weight, "bias": y.mean(0) - weight * normal.mean(0)}
-
-
-def _fit_rotary(inputs: list[Any], outputs: list[Any], _params: dict[str, Any]) -> dict[str, Any]:
-    positions = next((i for i in inputs if i.dtype.kind in "iu"), None)
-    if positions is None or len(outputs) < 2:
-        return {}
-    flat = positions.reshape(-1).astype(np.int64)
-    cos, sin = (np.asarray(o, np.float64).reshape(len(flat), -1) for o in outputs[:2])
-    near = np.flatnonzero(np.diff(flat) == 1)
-    if near.size == 0:
-        return {}
-    angle = np.arctan2(sin, cos)[:, : cos.shape[1] // 2]
-    step = np.mod(angle[near[0] + 1] - angle[near[0]], 2 * math.pi)
-    # The last position knows the small frequencies best: refine by the turns made until there.
-    span = int(flat[-1] - flat[near[0]])
-    if span > 1:
-        turned = angle[-1] - angle[near[0]]
-        turns = np.rint((step * span - turned) / (2 * math.pi))
-        step = (turned + 2 * math.pi * turns) / span
-    return {"inv_freq": step}
-
-
-def _matrices(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Array, Array]:
-    width = y.shape[-1]
-    return (
-        np.asarray(x, np.float64).reshape(-1, width),
-        np.asarray(y, np.float64).reshape(-1, width),
-    )
-
-
-_FITS: dict[str, Callable[[list[Any], list[Any], dict[str, Any]], dict[str, Any]]] = {
-    "RMS norm": _fit_rms,
-    "layer norm": _fit_layer_norm,
-    "rotary table": _fit_rotary,
-}

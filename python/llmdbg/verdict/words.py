@@ -11,6 +11,7 @@ from llmdbg.verdict.model import shown_node
 
 if TYPE_CHECKING:
     from llmdbg.verdict.calls import Row
+    from llmdbg.verdict.check import Check
     from llmdbg.verdict.flow import Work
 
 _SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
@@ -93,3 +94,45 @@ def alignment_words(row: Row) -> str:
     return (
         f"aligned by {evidence} ({confidence:.2f})" if evidence else f"aligned ({confidence:.2f})"
     )
+
+
+def evidence_of(
+    row: Row,
+    work: Work,
+    check: Check | None,
+    dirty: list[Row],
+    reason: str,
+    floors: list[float | None],
+) -> tuple[str, ...]:
+    """Return what supports an accusation: how far, where, what its inputs were, how lined up."""
+    evidence = [reason]
+    if check is not None and check.row is not None and check.row_ratio > 1.5 * check.ratio:
+        where = place_of(row, check.row)
+        evidence.append(f"worst at {where} ({factor(check.row_ratio)})")
+    elif check is None and row.number("worst_row_relative_l2") is not None and row.error:
+        worst, at = row.number("worst_row_relative_l2") or 0.0, row.cells["worst_row"]
+        floor = floors[row.index]
+        if at is not None and floor and worst > 1.5 * row.error:
+            where = place_of(row, int(at))
+            evidence.append(f"worst at {where} ({factor(worst / floor)})")
+    evidence.append(_inputs_in_words(list(check.uses) if check else work.inputs, dirty, floors))
+    aligned = alignment_words(row)
+    if aligned:
+        evidence.append(aligned)
+    return tuple(e for e in evidence if e)
+
+
+def _inputs_in_words(uses: list[Row], dirty: list[Row], floors: list[float | None]) -> str:
+    used = {r.index for r in uses}
+    off = [r for r in dirty if r.index in used]
+    if off:
+        names = ", ".join(r.title for r in off[:2])
+        return f"its inputs were off before ({names}), but do not explain this"
+    ratios = [
+        r.error / floor
+        for r in uses
+        if r.error is not None and (floor := floors[r.index]) and r.rounds
+    ]
+    if not uses:
+        return ""
+    return f"its inputs are clean ({factor(max(ratios, default=0.0))})"
