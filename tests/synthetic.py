@@ -16,6 +16,8 @@ MEASURES = (
     "finiteness_mismatch",
     "max_absolute_error",
     "cmp_fail_reason",
+    "bitwise_equal",
+    "relative_l2_at_least",
 )
 
 
@@ -63,6 +65,8 @@ class Run:
             "finiteness_mismatch": None if error is None else 0,
             "max_absolute_error": error,
             "cmp_fail_reason": None,
+            "bitwise_equal": None,
+            "relative_l2_at_least": None,
         }
         unknown = cells.keys() - row.keys()
         assert not unknown, unknown

@@ -232,7 +232,8 @@ def test_statistics_of_msprobe_take_the_same_way(tmp_path, tasks):
         dump.write()
     rows = {row["role"]: row for row in compare(tmp_path / "a", tmp_path / "b").frame.to_dicts()}
     output = rows["output"]
-    assert (output["basis"], output["state"]) == ("statistics", "UNDECIDED")
+    # Off for certain, but whether the input was, too, its statistics do not say.
+    assert (output["basis"], output["state"]) == ("statistics", "SUSPECT")
     assert output["relative_l2_at_least"] == pytest.approx(0.02, rel=1e-4)
     largest = max(abs(x.max().item()), abs(x.min().item()))
     assert output["max_absolute_error_at_least"] == pytest.approx(0.02 * largest, rel=1e-4)

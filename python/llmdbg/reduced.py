@@ -323,14 +323,14 @@ def _worst(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[int, float]:
 def _bounds(a: _Side, b: _Side) -> tuple[float, float]:
     """Bound relative L2 and max absolute error from below, by norms, means and extremes."""
     x, y = ({n: _number(s.statistics[n]) for n in _NUMBERS} for s in (a, b))
+    edges = [abs(x[n] - y[n]) for n in ("min", "max")]
     distances = [abs(x["norm"] - y["norm"])]
     if a.elements and _finite_elements(a) == _finite_elements(b) == a.elements:
-        distances.append(math.sqrt(a.elements) * abs(x["mean"] - y["mean"]))
+        distances += [math.sqrt(a.elements) * abs(x["mean"] - y["mean"]), *edges]
     known = [d for d in distances if math.isfinite(d)]
     least = max(known) / x["norm"] if known and x["norm"] > 0 else math.nan
     if known and x["norm"] == 0:
         least = math.inf if max(known) else 0.0
-    edges = [abs(x[n] - y[n]) for n in ("min", "max")]
     finite = [e for e in edges if math.isfinite(e)]
     return least, max(finite) if finite else math.nan
 

@@ -37,12 +37,12 @@ def captured(decoder, tmp_path_factory):
     """Capture the decoder after a change; ``captured(None, float32)`` is the golden run."""
     model, prompt, token = decoder
 
-    def capture(hurt: Callable | None, dtype=torch.bfloat16, *, weights: bool = True):
+    def capture(hurt: Callable | None, dtype=torch.bfloat16, *, weights: bool = True, **options):
         path = tmp_path_factory.mktemp("run") / "dump"
         own = copy.deepcopy(model).to(dtype)
         if hurt is not None:
             hurt(own)
-        with torch.no_grad(), llmdbg.capture_torch(own, path, weights=weights):
+        with torch.no_grad(), llmdbg.capture_torch(own, path, weights=weights, **options):
             first = own(input_ids=prompt, use_cache=True)
             own(input_ids=token, past_key_values=first.past_key_values, use_cache=True)
         return path

@@ -183,3 +183,66 @@ def test_a_wrong_weight_is_told_once_whatever_the_number_of_steps():
     assert [(f.kind, f.step, f.evidence) for f in found] == [
         ("weight", 0, ("weight differs", "wrong in step 0", "bias differs"))
     ]
+
+
+def _statistics(run: Run, node: str, role: str, slot: str, least: float, **cells) -> None:
+    reason = f"only statistics are known: relative L2 is at least {least}"
+    cells = {"relative_l2_at_least": least, "cmp_fail_reason": reason} | cells
+    run.row(node, role, slot, None, finiteness_mismatch=None, **cells)
+
+
+def test_statistics_prove_what_they_can_and_the_rest_is_undecided():
+    """The floor of bf16 is 0.425 · 2⁻⁸ = 1.66e-3: 0.05 is 30 times it, at depth 2 21 times."""
+    run = Run()
+    _statistics(run, "a", "input", "0", 0.0)
+    _statistics(run, "a", "output", "0", 0.0)
+    run.calls += 1
+    _statistics(run, "b", "input", "0", 0.0)
+    _statistics(run, "b", "output", "0", 0.05)
+    run.calls += 1
+    _statistics(run, "c", "input", "0", 0.05)
+    _statistics(run, "c", "output", "0", 0.05)
+    _statistics(run, "c", "output", "1", 0.0)
+    verdict = judge(run.frame())
+    assert [str(s) for s in verdict.states] == [
+        *["UNDECIDED"] * 3,
+        "SUSPECT",
+        *["INHERITED"] * 2,
+        "UNDECIDED",
+    ]
+    assert verdict.reasons[3] == "at least 21.3× the bf16 floor, by its statistics alone"
+    assert verdict.outcome == "undecided"
+    assert verdict.culprit is None
+    assert "b output 0 is off for certain: at least 21.3×" in verdict.sentence
+
+
+@pytest.mark.parametrize(("least", "state"), [(0.004, State.UNDECIDED), (0.05, State.FAIL)])
+def test_statistics_accuse_where_the_inputs_are_known_to_be_equal(least, state):
+    run = Run()
+    _statistics(run, "a", "input", "0", 0.0, bitwise_equal=True)
+    _statistics(run, "a", "output", "0", least)
+    verdict = judge(run.frame())
+    assert verdict.states == [State.PASS, state]
+    if state is State.FAIL:
+        assert verdict.culprit is not None
+        assert "error introduced here is at least 30.1× the bf16 floor" in verdict.reasons[1]
+
+
+def test_statistics_of_different_token_ids_accuse_the_input():
+    run = Run(golden_dtype="int64", candidate_dtype="int64")
+    _statistics(run, "embed", "input", "0", 1e-3)
+    _statistics(run, "embed", "output", "0", 0.0, golden_dtype="float32")
+    verdict = judge(run.frame())
+    assert verdict.culprit is not None
+    assert verdict.culprit.kind == "input"
+
+
+def test_few_values_far_off_leave_the_run_undecided():
+    """48 elements are too few to accuse by, and 0.5, 300 floors, is too much to call it clean."""
+    run = Run()
+    run.call("a", [0.0], [1e-3])
+    run.call("b", [1e-3], [0.5], golden_shape=[1, 48], candidate_shape=[1, 48])
+    verdict = judge(run.frame())
+    assert verdict.states[-1] is State.UNDECIDED
+    assert verdict.outcome == "undecided"
+    assert "48 elements are too few" in verdict.sentence

@@ -24,6 +24,10 @@ def test_a_run_that_only_rounds_is_clean(golden, captured, dtype, weights):
     assert result.verdict == "clean", result
     paired = result.frame.drop_nulls(["golden_node", "candidate_node"])
     assert set(paired["state"].unique()) <= {"PASS", "INHERITED"}
+    # What stands for minus infinity is another number in every dtype.
+    masks = paired.filter(pl.col("slot").str.contains("mask"), pl.col("ratio").is_not_null())
+    assert masks.height > 0
+    assert masks["ratio"].unique().to_list() == [0.0]
 
 
 def test_one_per_cent_is_seen_under_the_noise_of_the_layers_above(golden, captured):
@@ -177,3 +181,16 @@ def test_what_was_done_instead_is_named(golden, captured):
     culprit, _ = culprit_of(golden, captured(transposed, weights=False))
     assert culprit.golden == "model.layers.1.self_attn.o_proj"
     assert culprit.patterns[0].startswith("the transposed weight instead of the weight")
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_rotary_table_of_one_position_is_not_too_small_to_check(golden, captured, weights):
+    def hurt(model):
+        rotary = model.model.rotary_emb
+        forward = rotary.forward
+        rotary.forward = lambda x, position_ids: forward(
+            x, position_ids + (1 if position_ids.shape[-1] == 1 else 0)
+        )
+
+    culprit, _ = culprit_of(golden, captured(hurt, weights=weights))
+    assert (culprit.golden, culprit.step) == ("model.rotary_emb", 1)

@@ -10,7 +10,7 @@ from llmdbg.capture.holding import Held, HoldingSink
 from llmdbg.capture.reduce import reduce
 from llmdbg.capture.shards import UnstorableError, flat_bytes
 from llmdbg.verdict.floor import grown, pair_floor
-from llmdbg.verdict.rule import FAIL_FACTOR
+from llmdbg.verdict.standing import FAIL_FACTOR
 
 if TYPE_CHECKING:
     from pathlib import Path

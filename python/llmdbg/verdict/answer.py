@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmdbg.verdict.model import Finding, Outcome, State
+from llmdbg.verdict.standing import FAIL_FACTOR, MIN_CONFIDENCE, beyond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,17 +45,18 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     return list(kept.values())
 
 
-def outcome_of(states: list[State], rows: list[Row], culprit: Finding | None) -> Outcome:
-    """Return the answer; a tensor that could not be read is never clean."""
+def outcome_of(
+    states: list[State], rows: list[Row], floors: list[float | None], culprit: Finding | None
+) -> Outcome:
+    """Return the answer; what cannot be read, or is off with too little to judge by, is open."""
     if culprit is not None or State.FAIL in states:
         return "diverged"
-    unread = any(
-        s is State.UNDECIDED and r.paired and r.cells["cmp_fail_reason"]
-        for s, r in zip(states, rows, strict=True)
-    )
-    if unread or State.PASS not in states:
-        return "undecided"
-    return "clean"
+    for state, row, floor in zip(states, rows, floors, strict=True):
+        if state is State.UNDECIDED and row.paired:
+            guessed = (row.number("confidence") or 1.0) < MIN_CONFIDENCE
+            if row.cells["cmp_fail_reason"] or (not guessed and beyond(row, floor, FAIL_FACTOR)):
+                return "undecided"
+    return "clean" if State.PASS in states else "undecided"
 
 
 def sentence_of(
@@ -86,4 +88,10 @@ def sentence_of(
         reason for s, reason in zip(states, reasons, strict=True) if s is State.UNDECIDED
     ).most_common(1)
     cause = f": {why[0][1]} rows: {why[0][0]}" if why else ""
-    return f"undecided: {judged} of {len(states)} rows could be judged{cause}"
+    proven = next(
+        (i for i, r in enumerate(rows) if states[i] is State.SUSPECT and r.error is None), None
+    )
+    first = (
+        "" if proven is None else f"; {rows[proven].title} is off for certain: {reasons[proven]}"
+    )
+    return f"undecided: {judged} of {len(states)} rows could be judged{cause}{first}"

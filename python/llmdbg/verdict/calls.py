@@ -38,6 +38,7 @@ JUDGED = (
     "worst_channel_relative_l2",
     "finiteness_mismatch",
     "bitwise_equal",
+    "relative_l2_at_least",
     "golden_record",
     "candidate_record",
     "golden_data_path",
@@ -72,6 +73,11 @@ class Row:
     def number(self, column: str) -> float | None:
         """Return a measure; None where there is none or it is NaN."""
         return _number(self.cells.get(column))
+
+    @property
+    def at_least(self) -> float | None:
+        """The error, or, where only statistics are known, what it cannot be less than."""
+        return self.number("relative_l2_at_least") if self.error is None else self.error
 
     @property
     def paired(self) -> bool:

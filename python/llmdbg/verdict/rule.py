@@ -20,7 +20,7 @@ from llmdbg.verdict.flow import Flow, Work, flow_of
 from llmdbg.verdict.kin import Outlier, outliers
 from llmdbg.verdict.model import Finding, State, Verdict
 from llmdbg.verdict.patterns import patterns
-from llmdbg.verdict.standing import PASS_FACTOR, Standing, beyond
+from llmdbg.verdict.standing import FAIL_FACTOR, PASS_FACTOR, Standing, beyond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from llmdbg.verdict.parameters import ParameterDifference
     from llmdbg.verdict.shadow import Checker
 
-FAIL_FACTOR = 10.0
-"""From so many floors on it is not, whatever the operator."""
 _WEIGHT_PART_FACTOR = 20.0
 _MOST_EXPLAINED = 3
 # What follows a fault is fed values unlike any other layer's: only a second fault stands out so.
@@ -116,7 +114,7 @@ class _Judgement:
                 known = self.at.states[row.index] is not None or row.index in made
                 if known or row.index in self.flow.copies or row.cells["role"] != "input":
                     continue
-                if self._settle_input(row) and not row.rounds and row.error:
+                if self._settle_input(row) and not row.rounds and row.at_least:
                     reason = "the two runs were not given the same values here"
                     self.at.set(row, State.FAIL, reason)
                     self._accuse(work.position - 0.5, row, "input", (reason,))
@@ -127,7 +125,8 @@ class _Judgement:
         if outlier is not None and after and outlier.factor <= _SECOND_FAULT_FACTOR:
             outlier = None
         for row in work.outputs:
-            if self.at.undecidable(row):
+            # What is computed again is held against as many values, however few.
+            if self.at.undecidable(row, small_is_fine=check is not None):
                 continue
             self._note_introduced(row, work, check)
             found = self._accusation(row, work, check, dirty, outlier)
@@ -171,27 +170,29 @@ class _Judgement:
                 "nonfinite",
                 f"NaN or infinity on one side only at {count} positions, none in its inputs",
             )
-        if row.error is None:
+        if row.at_least is None:
             return None
         if outlier is not None:
             return "operator", outlier.words
         floor = self.at.floors[row.index]
         # A look-up by equal indices rounds once.
         looked_up = work.inputs and all(_equal(r) and not r.rounds for r in work.inputs)
-        if looked_up and row.error > PASS_FACTOR * (row.floor or 0.0):
+        if looked_up and row.at_least > PASS_FACTOR * (row.floor or 0.0):
             return "operator", self._how_far(row, row.floor)
         exact = not row.rounds or row.index in self.at.calibrated
-        if not dirty and beyond(row, floor, PASS_FACTOR if exact else FAIL_FACTOR):
+        known = all(map(self.at.known, work.inputs))
+        if not dirty and known and beyond(row, floor, PASS_FACTOR if exact else FAIL_FACTOR):
             return "operator", self._how_far(row, floor)
         return None
 
     def _how_far(self, row: Row, floor: float | None) -> str:
-        assert row.error is not None
+        error = row.at_least or 0.0
+        least = "" if row.error is not None else "at least "
         if not floor:
-            return f"error {row.error:.1e}, where values are not rounded"
+            return f"error {least}{error:.1e}, where values are not rounded"
         return (
-            f"error introduced here is {words.factor(row.error / floor)} the "
-            f"{words.floor_name(row)} ({row.error:.1e} against {floor:.1e})"
+            f"error introduced here is {least}{words.factor(error / floor)} the "
+            f"{words.floor_name(row)} ({error:.1e} against {floor:.1e})"
         )
 
     def _settle_output(
@@ -214,6 +215,10 @@ class _Judgement:
             self.at.set(row, State.INHERITED, f"its {dirty[0].title} was already off")
         elif after:
             self.at.set(row, State.INHERITED, "runs after the first fault")
+        elif row.error is None and (floor := self.at.floors[row.index]):
+            ratio = words.factor((row.at_least or 0.0) / floor)
+            reason = f"at least {ratio} the {words.floor_name(row)}, by its statistics alone"
+            self.at.set(row, State.SUSPECT, reason)
         else:
             ratio = words.factor((row.error or 0.0) / (self.at.floors[row.index] or 1.0))
             self.at.set(row, State.SUSPECT, f"more than rounding as a rule leaves ({ratio})")
@@ -368,9 +373,9 @@ class _Judgement:
             first = [self._explained(f, checker) for f in findings[:_MOST_EXPLAINED]]
             findings[: len(first)] = first
         culprit = findings[0] if findings else None
-        outcome = outcome_of(states, self.rows, culprit)
+        outcome = outcome_of(states, self.rows, self.at.floors, culprit)
         ratios = [
-            _finite(r.error / f) if r.error is not None and f else None
+            (0.0 if r.same else _finite(r.error / f)) if r.error is not None and f else None
             for r, f in zip(self.rows, self.at.floors, strict=True)
         ]
         return Verdict(

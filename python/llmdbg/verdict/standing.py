@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PASS_FACTOR = 3.0
 """Up to so many floors a difference is rounding."""
+FAIL_FACTOR = 10.0
+"""From so many floors on it is not, whatever the operator."""
 MIN_CONFIDENCE = 0.6
 """Below this an alignment is a guess and nothing is judged by it."""
 MIN_ELEMENTS = 64
@@ -82,6 +84,10 @@ class Standing:
             or beyond(row, self.floors[row.index], PASS_FACTOR)
         )
 
+    def known(self, row: Row) -> bool:
+        """Whether it is known to be at its floor or off: statistics that agree prove nothing."""
+        return row.error is not None or bool(row.same) or self.off(row)
+
     def undecidable(self, row: Row, *, small_is_fine: bool = False) -> bool:
         """Settle a row that cannot be judged by its error; True when it was settled."""
         cells = row.cells
@@ -93,17 +99,15 @@ class Standing:
             self.set(row, State.UNDECIDED, reason)
         elif row.same:
             self.set(row, State.PASS, row.same)
-        elif row.error is None and not (row.shape_differs or row.mismatched_nonfinite):
+        elif row.error is None and not self.off(row):
             self.set(row, State.UNDECIDED, cells["cmp_fail_reason"] or "not measured")
         elif (
-            row.error is not None
-            and row.error > 0
-            and row.rounds
+            row.rounds
             and not small_is_fine
             and not row.mismatched_nonfinite
             and row.elements is not None
             and row.elements < MIN_ELEMENTS
-            and row.error > PASS_FACTOR * (self.floors[row.index] or 0.0)
+            and (row.at_least or 0.0) > PASS_FACTOR * (self.floors[row.index] or 0.0)
         ):
             reason = f"{row.elements} elements are too few to tell rounding from a fault"
             self.set(row, State.UNDECIDED, reason)
@@ -126,6 +130,6 @@ def _rotary_floor(rows: Iterable[Row]) -> float:
 
 def beyond(row: Row, bound: float | None, factor: float) -> bool:
     """Whether its error is more than so many times a bound; any is where values do not round."""
-    if row.error is None:
+    if row.at_least is None:
         return False
-    return row.error > factor * bound if row.rounds and bound is not None else row.error > 0
+    return row.at_least > factor * bound if row.rounds and bound is not None else row.at_least > 0

@@ -135,4 +135,6 @@ def _inputs_in_words(uses: list[Row], dirty: list[Row], floors: list[float | Non
     ]
     if not uses:
         return ""
+    if any(r.error is None and not r.same for r in uses):
+        return "of its inputs only statistics are known: they show nothing that explains this"
     return f"its inputs are clean ({factor(max(ratios, default=0.0))})"
