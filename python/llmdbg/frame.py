@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from llmdbg.report.columns import AIT_COLUMNS, JUDGEMENT_COLUMNS, PAIR_COLUMNS
@@ -212,15 +213,21 @@ _SPELLED: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_NUMBERS = {"float64": pl.Float64, "int64": pl.Int64, "uint8": pl.UInt8}
+
+
 def _measured(measures: Columns) -> pl.DataFrame:
     """Return the engine's measures under the report's names; NaN, "no number", becomes null."""
     series = {}
     for name, values in measures.items():
-        is_text = name in _SPELLED
-        spelled = _SPELLED[name](values) if is_text else values
-        series[_AIT_NAMES.get(name, name)] = pl.Series(
-            spelled, dtype=pl.String if is_text else None
-        )
+        if name in _SPELLED:
+            column = pl.Series(_SPELLED[name](values), dtype=pl.String)
+        elif isinstance(values, np.ndarray):
+            # By way of a list: given an array, polars imports numpy's masked arrays first.
+            column = pl.Series(values.tolist(), dtype=_NUMBERS[values.dtype.name])
+        else:
+            column = pl.Series(values)
+        series[_AIT_NAMES.get(name, name)] = column
     frame = pl.DataFrame(series)
     # The engine's words for "no such number": NaN among numbers, -1 among counts and indices.
     frame = frame.with_columns(

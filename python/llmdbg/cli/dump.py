@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -269,6 +268,8 @@ def _go(
         prepare(atb)
         earlier = dump_roots(atb.options.output)
         _say(f"recording with ATB's probe of {atb.probe.source} into {atb.options.output}")
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="llmdbg-trace-") as folder:
         trace = Path(folder)
         try:

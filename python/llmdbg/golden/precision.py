@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +28,9 @@ class Precision:
         wide = np.asarray(values, np.float64)
         if self.dtype is None or self.dtype == "float64":
             return wide
+        # Not at the top: a comparison that computes nothing again starts sooner without it.
+        import ml_dtypes
+
         kind: Any = getattr(ml_dtypes, self.dtype, None) or np.dtype(self.dtype)
         with np.errstate(over="ignore"):
             # By way of float32, as devices accumulate: ml_dtypes' own cast from float64 does too.

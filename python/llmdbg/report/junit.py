@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
     from llmdbg.report.model import Report
@@ -26,6 +25,9 @@ def render(report: Report) -> str:
     str
         One ``testcase`` per row, named after the tensor, in the ``classname`` of its operator.
     """
+    # Not at the top: few reports are JUnit, and this takes longer to import than to run.
+    from xml.etree import ElementTree as ET
+
     states = [str(state) for state in report.verdict.states]
     suite = ET.Element(
         "testsuite",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.report.html.details import details_of
@@ -65,8 +67,15 @@ def payload(report: Report, *, details: int) -> dict[str, Any]:
         "bytes": _codes_only(frame["golden_data_path"]),
         "tokens": tokens_of(report),
         "gates": [str(gate) for gate in report.gates],
-        "details": {str(row): details_of(frame.row(row, named=True)) for row in chosen},
+        "details": _details(frame, chosen),
     }
+
+
+def _details(frame: pl.DataFrame, rows: list[int]) -> dict[str, Any]:
+    # numpy lets go of the interpreter while it works on a tensor.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        found = pool.map(details_of, [frame.row(row, named=True) for row in rows])
+        return dict(zip(map(str, rows), found, strict=True))
 
 
 def _commands(report: Report) -> list[str]:
