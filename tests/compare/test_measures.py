@@ -53,8 +53,8 @@ def test_the_published_example_comes_out(compare):
     assert row["max_absolute_error"] == 1.0
     assert row["mean_absolute_error"] == 0.25
     assert row["relative_l2"] == pytest.approx(0.1825742, abs=1e-7)
-    # numpy in float64; the published 0.10107866 is a float32 sum.
-    assert row["kl_divergence"] == pytest.approx(0.1010784942, abs=1e-8)
+    # numpy in float64; the published 0.10107866 is a float32 sum. exp is good to 3e-7 (stats/kl.rs).
+    assert row["kl_divergence"] == pytest.approx(0.1010784942, rel=3e-7)
     assert row["elements"] == 4
     assert row["max_absolute_error_index"] == 3
     assert (row["golden_at_max_abs"], row["candidate_at_max_abs"]) == (4, 5)

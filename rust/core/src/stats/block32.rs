@@ -1,10 +1,12 @@
 //! Passes over one block of at most [`BLOCK`] `f32` values that lies in the first-level cache.
 //!
 //! Vectors of [`LANES`] lanes on every instruction set, picked at run time. Lane `i % LANES` takes element
-//! `i`, multiplications and additions are never fused, and lanes are folded in a fixed tree: the same bits
-//! everywhere. A lane adds at most `BLOCK / LANES` = 32 terms in `f32` before the sums go on in `f64`.
+//! `i`, products are rounded once together with what they are added to, and lanes are folded in a fixed tree:
+//! the same bits everywhere. A lane adds at most `BLOCK / LANES` = 32 terms in `f32` before the sums go on in `f64`.
 
 use fearless_simd::{Level, dispatch, f32x16, f64x8, prelude::*, u32x16};
+
+use super::ulp;
 
 /// Longest block.
 pub const BLOCK: usize = 512;
@@ -75,6 +77,8 @@ pub struct Survey {
     /// Sums over both, but for `bb` and `ab`. Only meaningful within the magnitudes above, and `rel` only
     /// without zeros in the golden block.
     pub sums: Sums,
+    /// Largest distance of two corresponding elements in units in the last place of `f32`.
+    pub ulp: u32,
 }
 
 /// Extremes and sum of a block.
@@ -107,7 +111,7 @@ fn survey_at(level: Level, a: &[f32], b: &[f32]) -> Survey {
 #[inline(always)]
 fn survey_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Survey {
     let (mut golden, mut candidate) = (Side::new(s), Side::new(s));
-    let (mut pair, mut quotients) = (Pair::new(s), Quotients::new(s));
+    let (mut pair, mut quotients, mut distance) = (Pair::new(s), Quotients::new(s), Distance::new(s));
     let (a_chunks, a_tail) = a.as_chunks::<LANES>();
     let (b_chunks, b_tail) = b.as_chunks::<LANES>();
     // Where a vector is one register there are enough of them for all accumulators at once. The order of
@@ -119,6 +123,7 @@ fn survey_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Survey {
             candidate.add(b);
             pair.add(a, b);
             quotients.add(a, b);
+            distance.add(s, a, b);
         }
     } else {
         for a in a_chunks {
@@ -133,12 +138,16 @@ fn survey_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Survey {
         for (a, b) in a_chunks.iter().zip(b_chunks) {
             quotients.add(V::from_slice(s, a), V::from_slice(s, b));
         }
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            distance.add(s, V::from_slice(s, a), V::from_slice(s, b));
+        }
     }
     if !a_tail.is_empty() {
         golden.add_tail(s, a_tail);
         candidate.add_tail(s, b_tail);
         let (a, b) = (padded(s, a_tail, 0.0), padded(s, b_tail, 0.0));
         pair.add(a, b);
+        distance.add(s, a, b);
         quotients.add(padded(s, a_tail, 1.0), padded(s, b_tail, 1.0));
     }
     let (rel, max_rel) = quotients.fold();
@@ -146,6 +155,7 @@ fn survey_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Survey {
         golden: golden.extent(),
         candidate: candidate.extent(),
         sums: Sums { rel, max_rel, ..pair.sums() },
+        ulp: distance.largest.reduce_max(),
     }
 }
 
@@ -224,13 +234,13 @@ fn add_channels_in<S: Simd>(s: S, a: &[f32], b: &[f32], channel_dd: &mut [f32], 
     for (((a, b), dd), aa) in a_chunks.iter().zip(b_chunks).zip(dd_chunks).zip(aa_chunks) {
         let a = V::from_slice(s, a);
         let d = V::from_slice(s, b) - a;
-        (V::from_slice(s, dd) + d * d).store_array(dd);
-        (V::from_slice(s, aa) + a * a).store_array(aa);
+        d.mul_add_precise(d, V::from_slice(s, dd)).store_array(dd);
+        a.mul_add_precise(a, V::from_slice(s, aa)).store_array(aa);
     }
     for (((&a, &b), dd), aa) in a_tail.iter().zip(b_tail).zip(dd_tail).zip(aa_tail) {
         let d = b - a;
-        *dd += d * d;
-        *aa += a * a;
+        *dd = d.mul_add(d, *dd);
+        *aa = a.mul_add(a, *aa);
     }
 }
 
@@ -251,8 +261,8 @@ fn row_sums_in<S: Simd>(s: S, a: &[f32], b: &[f32]) -> (f64, f64) {
         #[inline(always)]
         |a, b| {
             let d = b - a;
-            dd += d * d;
-            aa += a * a;
+            dd = d.mul_add_precise(d, dd);
+            aa = a.mul_add_precise(a, aa);
         },
     );
     (folded(dd), folded(aa))
@@ -476,9 +486,9 @@ impl<S: Simd> Pair<S> {
     fn add(&mut self, a: V<S>, b: V<S>) {
         let d = b - a;
         let magnitude = d.abs();
-        self.dd += d * d;
-        self.aa += a * a;
-        self.ad += a * d;
+        self.dd = d.mul_add_precise(d, self.dd);
+        self.aa = a.mul_add_precise(a, self.aa);
+        self.ad = a.mul_add_precise(d, self.ad);
         self.abs += magnitude;
         self.max_abs = bits(magnitude).max(self.max_abs);
     }
@@ -519,6 +529,25 @@ impl<S: Simd> Quotients<S> {
     #[inline(always)]
     fn fold(self) -> (f64, f64) {
         (folded(self.sum), f32::from_bits(self.max.reduce_max()).into())
+    }
+}
+
+/// Largest distance in units in the last place of `f32`, of which the other formats' units are multiples.
+#[derive(Clone, Copy)]
+struct Distance<S: Simd> {
+    largest: u32x16<S>,
+}
+
+impl<S: Simd> Distance<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Self { largest: u32x16::splat(s, 0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, s: S, a: V<S>, b: V<S>) {
+        let distance = ulp::distance(s, (a, b), (bits(a.abs()), bits(b.abs())));
+        self.largest = distance.max(self.largest);
     }
 }
 

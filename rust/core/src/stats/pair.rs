@@ -273,7 +273,7 @@ fn add_block32(
         (a_closest, b_closest) = (block32::zeros(a).1, block32::zeros(b).1);
         (a, b)
     };
-    let Survey { golden: a_extent, candidate: b_extent, mut sums } = survey;
+    let Survey { golden: a_extent, candidate: b_extent, mut sums, ulp } = survey;
     let counted = (!all_finite).then_some(&counted[..len]);
     let has_zeros = a_extent.closest == 0.0;
     if has_zeros {
@@ -311,7 +311,11 @@ fn add_block32(
     let exact = |i: usize| (f64::from(a[i]), f64::from(b[i]), f64::from(b[i]) - f64::from(a[i]));
     note_worst(total, &sums, block.index, len, counted, exact);
     if let Some(format) = recipe.ulp {
-        total.max_ulp = total.max_ulp.max(ulp::max_distance(format, a, b));
+        total.max_ulp = match format {
+            ulp::Format::Float32 => total.max_ulp.max(ulp),
+            _ if ulp::at_most(format, ulp) <= total.max_ulp => total.max_ulp,
+            _ => total.max_ulp.max(ulp::max_distance(format, a, b)),
+        };
     }
     if recipe.kl {
         let (golden, candidate) = (f64::from(a_extent.max), f64::from(b_extent.max));

@@ -34,6 +34,18 @@ pub fn common_format(golden: DType, candidate: DType) -> Option<Format> {
     [Format::BFloat16, Format::Float16].into_iter().find(|f| pair.contains(f)).or(Some(Format::Float32))
 }
 
+/// No distance of two finite blocks exceeds this, by their largest distance in units of `f32`.
+///
+/// A unit of a coarser format is at least so many units of `f32`, and rounding moves both ends by half a unit.
+#[must_use]
+pub fn at_most(format: Format, ulp: u32) -> u32 {
+    match format {
+        Format::Float32 => ulp,
+        Format::BFloat16 => (ulp >> 16) + 1,
+        Format::Float16 => (ulp >> 13) + 1,
+    }
+}
+
 /// Largest distance between corresponding elements of two finite blocks.
 #[must_use]
 pub fn max_distance(format: Format, a: &[f32], b: &[f32]) -> u32 {
@@ -72,8 +84,7 @@ fn max_distance_in<S: Simd>(s: S, format: Format, a: &[f32], b: &[f32]) -> u32 {
 
 #[inline(always)]
 fn largest<S: Simd>(s: S, a: &[f32], b: &[f32], round: impl Fn(u32x16<S>) -> u32x16<S>) -> u32 {
-    let (sign, zero) = (i32x16::splat(s, 0), u32x16::splat(s, 0));
-    let mut most = zero;
+    let mut most = u32x16::splat(s, 0);
     each_pair(
         s,
         a,
@@ -82,12 +93,22 @@ fn largest<S: Simd>(s: S, a: &[f32], b: &[f32], round: impl Fn(u32x16<S>) -> u32
         #[inline(always)]
         |a, b| {
             let (x, y) = (round(a.abs().bitcast()), round(b.abs().bitcast()));
-            let (a, b): (i32x16<S>, i32x16<S>) = (a.bitcast(), b.bitcast());
-            let (apart, near) = (x + y, x.max(y) - x.min(y));
-            most = (a ^ b).simd_lt(sign).select(apart, near).max(most);
+            most = distance(s, (a, b), (x, y)).max(most);
         },
     );
     most.reduce_max()
+}
+
+/// Distances of elements of which the numbers of the magnitudes are known.
+#[inline(always)]
+pub(super) fn distance<S: Simd>(
+    s: S,
+    (a, b): (f32x16<S>, f32x16<S>),
+    (x, y): (u32x16<S>, u32x16<S>),
+) -> u32x16<S> {
+    let (a, b): (i32x16<S>, i32x16<S>) = (a.bitcast(), b.bitcast());
+    let (apart, near) = (x + y, x.max(y) - x.min(y));
+    (a ^ b).simd_lt(i32x16::splat(s, 0)).select(apart, near)
 }
 
 /// Magnitude bits of a finite `f32`, rounded to `bfloat16`; the low half is 0.
@@ -140,6 +161,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_distance_exceeds_the_bound(a in 0u32..0xff80_0000, b in 0u32..0xff80_0000, near in 0u32..100_000) {
+            let finite = |bits: u32| Some(f32::from_bits(bits)).filter(|x| x.is_finite());
+            for b in [b, a.saturating_add(near), a ^ 0x8000_0000] {
+                let (Some(a), Some(b)) = (finite(a), finite(b)) else { continue };
+                let exact = max_distance(Format::Float32, &[a], &[b]);
+                for format in [Format::BFloat16, Format::Float16] {
+                    prop_assert!(max_distance(format, &[a], &[b]) <= at_most(format, exact));
+                }
+            }
+        }
+
         #[test]
         fn rounding_agrees_with_the_half_crate(bits in 0u32..0x7f80_0000) {
             let value = f32::from_bits(bits);
