@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmdbg.cli.command import TakesCommand
 from llmdbg.cli.compare import compare
@@ -15,8 +16,19 @@ from llmdbg.cli.reduce import reduce
 from llmdbg.cli.scan_anomaly import scan_anomaly
 from llmdbg.cli.show import show
 
+# `ait llm`'s short names.
+_ALIASES = {"cc": "compare", "dd": "dump"}
+
+
+class _Commands(TyperGroup):
+    # Registered as commands of their own, they would be built at every start.
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+
 app = typer.Typer(
     name="llmdbg",
+    cls=_Commands,
     help="Find the first operator that goes wrong between two runs of one LLM.",
     epilog="Example: llmdbg compare dumps/golden dumps/candidate",
     no_args_is_help=True,
@@ -49,9 +61,7 @@ def _options(
 
 
 app.command("compare")(compare)
-app.command("cc", hidden=True)(compare)
 app.command("scan-anomaly", cls=TakesCommand)(scan_anomaly)
 app.command("show")(show)
 app.command("dump", cls=DumpCommand, epilog=DUMP_EXAMPLES)(dump)
-app.command("dd", cls=DumpCommand, hidden=True)(dump)
 app.command("reduce", epilog=REDUCE_EXAMPLES)(reduce)

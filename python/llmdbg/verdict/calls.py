@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict.floor import pair_floor
@@ -246,6 +247,7 @@ def _place(calls: list[Call]) -> None:
         call.depth = max(1, depth[run])
 
 
+@lru_cache(1 << 16)
 def _path(node: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[./]", node) if part)
 
