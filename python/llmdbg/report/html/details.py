@@ -76,9 +76,11 @@ def _pictures(
     with np.errstate(all="ignore"):
         difference = b - a
     finite = np.isfinite(difference)
-    shown = np.abs(np.where(finite, difference, 0.0))
-    square, energy = np.square(shown), np.square(np.where(finite, a, 0.0))
-    finite_a, finite_b = a[np.isfinite(a)], b[np.isfinite(b)]
+    shown, energy, finite_a, finite_b = np.abs(difference), np.square(a), a, b
+    if not finite.all():
+        shown, energy = np.where(finite, shown, 0.0), np.where(finite, energy, 0.0)
+        finite_a, finite_b = a[np.isfinite(a)], b[np.isfinite(b)]
+    square = np.square(shown)
     return {
         "note": note,
         "shape": list(shape),
@@ -110,6 +112,17 @@ def _number(value: float) -> float:
     return float(f"{float(value):.5g}")
 
 
+def _numbers(values: Array) -> list[float]:
+    """Do what `_number` does to many."""
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log10(np.abs(values)))
+    places = np.clip(np.nan_to_num(4 - exponent), -300, 300)
+    # Powers of ten up to 22 and numbers of five digits are exact, so the quotient is the nearest.
+    up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
+    rounded: list[float] = (np.round(values * up / down) / up * down).tolist()
+    return rounded
+
+
 def _histograms(a: Array, b: Array) -> dict[str, Any]:
     some = [side for side in (a, b) if side.size]
     if not some:
@@ -119,7 +132,7 @@ def _histograms(a: Array, b: Array) -> dict[str, Any]:
     if low == high:
         low, high = low - 0.5, high + 0.5
     return {
-        "edges": [_number(e) for e in np.linspace(low, high, BINS + 1)],
+        "edges": _numbers(np.linspace(low, high, BINS + 1)),
         # By range and not by edges: numpy sorts the values when edges are given.
         "golden": np.histogram(a, BINS, (low, high))[0].tolist(),
         "candidate": np.histogram(b, BINS, (low, high))[0].tolist(),
@@ -134,7 +147,7 @@ def _log_histogram(values: Array) -> dict[str, Any]:
     low, high = float(exponents.min()), float(exponents.max())
     high = high if high > low else low + 1
     return {
-        "edges": [_number(e) for e in np.linspace(low, high, BINS + 1)],
+        "edges": _numbers(np.linspace(low, high, BINS + 1)),
         "count": np.histogram(exponents, BINS, (low, high))[0].tolist(),
     }
 
@@ -147,7 +160,7 @@ def _profile(difference: Array, energy: Array, index: npt.NDArray[np.int64]) -> 
     size = max(1, -(-relative.size // POINTS))
     chunks = [slice(i, i + size) for i in range(0, relative.size, size)]
     peaks = [s.start + int(np.argmax(relative[s])) for s in chunks]
-    return {"x": [int(index[p]) for p in peaks], "y": [_number(relative[p]) for p in peaks]}
+    return {"x": index[peaks].tolist(), "y": _numbers(relative[peaks])}
 
 
 def _tile(shown: Array) -> list[list[float]]:
@@ -159,7 +172,7 @@ def _tile(shown: Array) -> list[list[float]]:
 
     rows = np.maximum.reduceat(shown, edges(shown.shape[0]), axis=0)
     cells = np.maximum.reduceat(rows, edges(shown.shape[1]), axis=1)
-    return [[_number(v) for v in line] for line in cells]
+    return [_numbers(line) for line in cells]
 
 
 def _top(
@@ -171,10 +184,12 @@ def _top(
     shape: tuple[int, ...],
 ) -> list[dict[str, Any]]:
     """Return the elements that differ most; those finite on one side only come first."""
-    unlike = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    weight = np.where(unlike, np.inf, shown).ravel()
+    weight = shown.ravel()
+    if not finite.all():
+        unlike = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        weight = np.where(unlike, np.inf, shown).ravel()
     count = min(TOP, weight.size)
-    largest = np.argpartition(-weight, count - 1)[:count]
+    largest = np.argpartition(weight, -count)[-count:]
     largest = largest[np.lexsort((largest, -weight[largest]))]
     columns = a.shape[1]
     top = []
