@@ -99,3 +99,50 @@ def test_overflow_is_told_by_the_right_value():
     g[2, 3] = 1e5
     found = patterns(Evidence(Precision("float16")(g), g, 2e-4, "float16"))
     assert found[0].startswith("overflow: at 1 of 1 places the right value is beyond 65504")
+
+
+def _noisy(d, size=0.1):
+    return d + size * np.random.default_rng(9).normal(size=d.shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        # A scale beside as much noise explains half of the error, not nine tenths.
+        (lambda d: _noisy(d * 1.1), "a constant factor"),
+        # Zeros that hold less of the error than the noise around them.
+        (lambda d: _noisy(np.where(np.arange(64) < 1, 0, d)), "zeroed"),
+        # Four values at one bound are chance; eight are not.
+        (lambda d: np.clip(d, -np.sort(np.abs(d).ravel())[-5], None), "saturated"),
+        # Half of the rows, half of the channels: not a few.
+        (replaced(np.s_[::2], lambda d: _noisy(d)[::2]), "wrong row"),
+        (replaced(np.s_[:, ::2], lambda d: _noisy(d)[:, ::2]), "wrong channel"),
+        # A row of another tensor is wrong, but no other row of this one.
+        (replaced(np.s_[[5, 9]], lambda _: RNG.normal(size=(2, 64))), "permuted"),
+        # An offset of another sign in every row is none per channel.
+        (lambda d: d + np.where(np.arange(32) % 2, 1, -1)[:, None] * 0.3, "a constant offset"),
+    ],
+)
+def test_what_only_resembles_a_pattern_is_not_named(change, absent):
+    assert not any(p.startswith(absent) for p in told(change))
+
+
+def test_an_error_in_every_head_is_no_wrong_head():
+    assert not any("head" in p for p in told(_noisy, head=16))
+
+
+def test_noise_is_no_sum_in_sixteen_bits_when_its_size_is_another():
+    """0.3 · √64 · 2⁻⁸ is 9.4e-3: an error of 0.1 is ten times that, one of 2.5e-3 a quarter."""
+    for size in (0.1, 2.5e-3):
+        found = told(lambda d, size=size: _noisy(d, size), products=64)
+        assert not any("sums of K" in p for p in found)
+
+
+def test_a_nan_among_small_values_is_no_overflow_and_among_large_ones_it_is_near():
+    for largest, words in ((1.0, ()), (40000.0, ("overflow is near: finite values reach 61%",))):
+        g = np.linspace(0.1, largest, 128).reshape(4, 32)
+        d = g.copy()
+        d[1, 1] = np.nan
+        found = patterns(Evidence(d, g, 2e-4, "float16"))
+        assert len(found) == len(words)
+        assert all(f.startswith(w) for f, w in zip(found, words, strict=True))

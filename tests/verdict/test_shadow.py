@@ -194,3 +194,36 @@ def test_a_rotary_table_of_one_position_is_not_too_small_to_check(golden, captur
 
     culprit, _ = culprit_of(golden, captured(hurt, weights=weights))
     assert (culprit.golden, culprit.step) == ("model.rotary_emb", 1)
+
+
+def _mask_moved(layer: int, by: int):
+    """Show each query one key too many (`by` = 1) or one too few (-1), inside the attention."""
+
+    def hurt(model):
+        attention = model.model.layers[layer].self_attn
+        forward = attention.forward
+
+        def moved(hidden_states, attention_mask=None, **kwargs):
+            rows, columns = attention_mask.shape[-2:]
+            seen = torch.ones(rows, columns).tril(columns - rows + by).bool()
+            seen[:, 0] = True
+            mask = torch.zeros(1, 1, rows, columns, dtype=attention_mask.dtype)
+            mask = mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+            return forward(hidden_states, attention_mask=mask, **kwargs)
+
+        attention.forward = moved
+
+    return hurt
+
+
+@pytest.mark.parametrize(("by", "words"), [(1, "shows"), (-1, "hides")])
+def test_a_mask_off_by_one_is_told_from_other_faults_of_attention(golden, captured, by, words):
+    culprit, _ = culprit_of(golden, captured(_mask_moved(1, by)))
+    assert (culprit.golden, culprit.kind) == ("model.layers.1.self_attn", "gap")
+    assert culprit.patterns[0].startswith(f"a mask that {words} one key too many instead of")
+
+    def scaled(model):
+        model.model.layers[1].self_attn.scaling *= 1.4
+
+    culprit, _ = culprit_of(golden, captured(scaled))
+    assert not any("mask" in p for p in culprit.patterns)

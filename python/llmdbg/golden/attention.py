@@ -93,7 +93,7 @@ def attention(
     key, value = (np.repeat(t, repeat, axis=1) for t in (key, value))
     scores = precision(precision(query @ np.swapaxes(key, -1, -2)) * scale)
     if softcap:
-        scores = precision(softcap * np.tanh(scores / softcap))
+        scores = precision(softcap * precision(np.tanh(precision(scores / softcap))))
     if mask is None:
         mask = causal_mask(query.shape[2], key.shape[2], window)
     scores = scores + mask

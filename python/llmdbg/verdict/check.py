@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 SUSPECT, FAIL = 2.0, 3.0
 """Device error over trusted error, R."""
-KIN_FACTOR = 1.7
-"""Between SUSPECT and FAIL: so many times what is usual for the same work elsewhere is FAIL too."""
+KIN_FACTOR, KIN_Z = 1.7, 5.0
+"""Between SUSPECT and FAIL: beyond what is usual for the same work elsewhere, by so many times and
+so many robust standard deviations of the logarithm, is FAIL too."""
 ROW_FAIL, CHANNEL_FAIL = 4.0, 6.0
 """The same for the worst row and the worst channel."""
 _MIN_WIDTH = 32
@@ -58,8 +59,9 @@ class Check:
         What the operator was computed from.
     partial : bool
         Whether only some rows or columns were computed.
-    usual : float or None
-        The median `ratio` of the same work in the other layers and steps.
+    usual, spread : float or None
+        The median `ratio` of the same work, of as many rows, in the other layers and steps, and the
+        robust standard deviation of its logarithm.
     """
 
     operator: str
@@ -74,6 +76,14 @@ class Check:
     uses: tuple[Row, ...] = ()
     partial: bool = False
     usual: float | None = None
+    spread: float = 0.0
+
+    @property
+    def unlike_kin(self) -> bool:
+        """Whether `ratio` stands out from that of the same work elsewhere."""
+        if self.usual is None or not 0.0 < self.ratio < math.inf:
+            return False
+        return math.log(self.ratio / self.usual) > max(math.log(KIN_FACTOR), KIN_Z * self.spread)
 
 
 def accused(row: Row, check: Check) -> tuple[str, str] | None:
@@ -91,8 +101,7 @@ def accused(row: Row, check: Check) -> tuple[str, str] | None:
             f"error introduced here is {words.factor(check.ratio)} the "
             f"{words.floor_name(row)} {floor}"
         )
-    unlike = check.usual is not None and check.ratio > KIN_FACTOR * check.usual
-    if unlike and check.ratio > SUSPECT:
+    if check.ratio > SUSPECT and check.unlike_kin:
         return "operator", (
             f"error introduced here is {words.factor(check.ratio)} the {words.floor_name(row)} "
             f"{floor}; the same operator elsewhere has {words.factor(check.usual or 0.0)}"
@@ -111,8 +120,20 @@ def accused(row: Row, check: Check) -> tuple[str, str] | None:
     return None
 
 
-def compared(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> Check:
-    """Measure D against G, by C."""
+def compared(
+    actual: Array, exact: Array, rounded: Array, dtype: str | None, shared: int = 1
+) -> Check:
+    """Measure D against G, by C.
+
+    Parameters
+    ----------
+    actual, exact, rounded : ndarray, shape (rows, channels)
+        D, G and C.
+    dtype : str or None
+        What C is rounded to.
+    shared : int
+        So many neighbouring channels err together: those of one head, by their softmax.
+    """
     delta = unit_roundoff(dtype) / 8
     limit = _largest_finite(dtype)
     good = np.isfinite(exact)
@@ -130,7 +151,7 @@ def compared(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> 
         e_trusted = max(e_trusted, storage_floor(dtype) or 0.0)
     row_ratio, row = 0.0, None
     if g.shape[1] >= _MIN_WIDTH and g.shape[0] > 1:
-        ratios = _ratios(device, trusted, g, e_trusted, delta, axis=1)
+        ratios = _ratios(device, trusted, g, e_trusted, delta, axis=1, shared=shared)
         worst = int(np.argmax(ratios))
         row_ratio, row = float(ratios[worst]), int(np.flatnonzero(whole)[worst])
     channel_ratio = 0.0
@@ -138,7 +159,7 @@ def compared(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> 
         channel_ratio = float(_ratios(device, trusted, g, e_trusted, delta, axis=0).max())
     return Check(
         "",
-        (e_device + delta) / (e_trusted + delta) / float(_scatter(g)),
+        (e_device + delta) / (e_trusted + delta) / float(_scatter(g, shared=shared)),
         row_ratio,
         row,
         channel_ratio,
@@ -150,7 +171,13 @@ def compared(actual: Array, exact: Array, rounded: Array, dtype: str | None) -> 
 
 
 def _ratios(
-    device: Array, trusted: Array, g: Array, overall: float, delta: float, axis: int
+    device: Array,
+    trusted: Array,
+    g: Array,
+    overall: float,
+    delta: float,
+    axis: int,
+    shared: int = 1,
 ) -> Array:
     """Return R along one axis, less what few values scatter."""
     size = np.sqrt(np.square(g).sum(axis))
@@ -159,16 +186,18 @@ def _ratios(
     size = np.where(size > 0, size, 1.0)
     d = np.sqrt(np.square(device).sum(axis)) / size
     t = np.sqrt(np.square(trusted).sum(axis)) / size
-    return np.asarray((d + delta) / (np.maximum(t, overall) + delta) / _scatter(g, axis))
+    return np.asarray((d + delta) / (np.maximum(t, overall) + delta) / _scatter(g, axis, shared))
 
 
-def _scatter(g: Array, axis: int | None = None) -> Array:
+def _scatter(g: Array, axis: int | None = None, shared: int = 1) -> Array:
     """Return by how much a root mean square of rounding errors may exceed its expectation.
 
     One value alone errs by up to 2.4 times its root mean square, and a tensor whose norm sits in a
     few values is like one of that few: n = (Σg²)² / Σg⁴.
     """
     square = np.square(g)
+    if shared > 1:
+        square = square.reshape(g.shape[0], -1, shared).sum(-1)
     fourth = np.square(square).sum(axis)
     few = np.square(square.sum(axis)) / np.where(fourth > 0, fourth, 1.0)
     return np.asarray(1.0 + _SCATTER / np.sqrt(np.maximum(few, 1.0)))

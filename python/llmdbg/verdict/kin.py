@@ -71,7 +71,7 @@ def outliers(
         gains = {n: _gain(w, floors[n], measure) for n, w in works.items()}
         logs = {n: math.log(g) for n, g in gains.items() if g is not None}
         for number, kin in _kin_of(works, logs).items():
-            middle, spread = _middle_and_spread(kin)
+            middle, spread = middle_and_spread(kin)
             factor = math.exp(logs[number] - middle)
             z = (logs[number] - middle) / max(spread, _MIN_SPREAD)
             beyond = _is_beyond(works[number], floors[number], measure)
@@ -153,7 +153,7 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
     for kin in families.values():
         if len(kin) < MIN_KIN:
             continue
-        middle, spread = _middle_and_spread(list(kin.values()))
+        middle, spread = middle_and_spread(list(kin.values()))
         for number, off in kin.items():
             work, floor = works[number], floors[number]
             error = work.outputs[0].error
@@ -210,7 +210,7 @@ def _type_of(work: Work) -> str:
     return work.outputs[0].cells["golden_op_type"] or work.family
 
 
-def _middle_and_spread(values: list[float]) -> tuple[float, float]:
+def middle_and_spread(values: list[float]) -> tuple[float, float]:
     """Return the median, and the median deviation as a standard deviation."""
     middle = statistics.median(values)
     return middle, 1.4826 * statistics.median(abs(v - middle) for v in values)

@@ -8,7 +8,6 @@ output is judged by it (`check`).
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from llmdbg.verdict.check import Check, compared, relative
 from llmdbg.verdict.fitted import FITS
 from llmdbg.verdict.floor import storage_floor
 from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
-from llmdbg.verdict.kin import MIN_KIN, in_question, outliers
+from llmdbg.verdict.kin import MIN_KIN, in_question, middle_and_spread, outliers
 from llmdbg.verdict.patterns import Evidence
 
 if TYPE_CHECKING:
@@ -90,11 +89,18 @@ class Checker:
 
 def _beside_kin(checks: dict[int, Check], flow: Flow) -> dict[int, Check]:
     """Note beside each check what is usual for the same work in the other layers."""
-    families: dict[str, list[float]] = {}
+    families: dict[tuple[str, int], list[float]] = {}
+    kin = {n: (flow.works[n].family, _height(flow.works[n])) for n in checks}
     for number, check in checks.items():
-        families.setdefault(flow.works[number].family, []).append(check.ratio)
-    usual = {f: statistics.median(r) for f, r in families.items() if len(r) >= MIN_KIN}
-    return {n: replace(c, usual=usual.get(flow.works[n].family)) for n, c in checks.items()}
+        if 0.0 < check.ratio < math.inf:
+            families.setdefault(kin[number], []).append(math.log(check.ratio))
+    usual = {k: middle_and_spread(r) for k, r in families.items() if len(r) >= MIN_KIN}
+    return {
+        n: replace(c, usual=math.exp(usual[kin[n]][0]), spread=usual[kin[n]][1])
+        if kin[n] in usual
+        else c
+        for n, c in checks.items()
+    }
 
 
 class Shadow:
@@ -338,7 +344,8 @@ class Shadow:
             if isinstance(trial.formula, OperatorFormula):
                 actual = trial.formula.of_columns(actual)
                 columns = trial.formula.columns
-            check = compared(actual, exact, rounded, dtype)
+            head = getattr(trial.formula, "head", None) or 1
+            check = compared(actual, exact, rounded, dtype, head)
         row = None
         if check.row is not None:
             row = check.row if rows is None else int(rows[check.row])

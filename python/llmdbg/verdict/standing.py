@@ -40,8 +40,8 @@ class Standing:
         One per row; None is not settled yet.
     floors, own : list of float or None
         What rounding explains in a row, and what the one operator that made it adds.
-    calibrated : set of int
-        Rows whose floor was measured.
+    firm : set of int
+        Rows whose floor was measured, or is a bound: beyond it is beyond rounding.
     """
 
     def __init__(self, rows: list[Row], calls: list[Call], calibration: Calibration | None) -> None:
@@ -50,7 +50,7 @@ class Standing:
         self.reasons = [""] * len(rows)
         self.floors: list[float | None] = [r.floor for r in rows]
         self.own: list[float | None] = [r.floor for r in rows]
-        self.calibrated: set[int] = set()
+        self.firm: set[int] = set()
         self._grow_floors(calls, calibration)
 
     def _grow_floors(self, calls: list[Call], calibration: Calibration | None) -> None:
@@ -65,15 +65,16 @@ class Standing:
             own = [r.floor for r in rows if r.floor is not None]
             coarsest[run] = max(coarsest.get(run, 0.0), *own, 0.0)
             bound = grown(coarsest[run], call.depth)
+            turned = 0.0
             if any("Rotary" in (r.cells["golden_op_type"] or "") for r in call.outputs):
-                bound = max(bound, _rotary_floor(rows))
+                turned = _rotary_floor(rows)
             for row in rows:
                 if not row.rounds or not bound:
                     continue
                 measured = calibration.floor_of(row) if calibration else None
-                if measured is not None:
-                    self.calibrated.add(row.index)
-                self.floors[row.index] = bound if measured is None else measured
+                if measured is not None or turned > bound:
+                    self.firm.add(row.index)
+                self.floors[row.index] = max(bound, turned) if measured is None else measured
                 self.own[row.index] = coarsest[run]
 
     def off(self, row: Row) -> bool:

@@ -131,7 +131,7 @@ def _inputs_in_words(uses: list[Row], dirty: list[Row], floors: list[float | Non
     ratios = [
         r.error / floor
         for r in uses
-        if r.error is not None and (floor := floors[r.index]) and r.rounds
+        if r.error is not None and not r.same and (floor := floors[r.index]) and r.rounds
     ]
     if not uses:
         return ""
