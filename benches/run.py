@@ -17,6 +17,7 @@ BENCHES = [
     "scan_faults",
     "msprobe_compare",
     "alignment_speed",
+    "verdict",
     "faults",
 ]
 

@@ -150,10 +150,10 @@ def _softmax(case: Case, precision: Precision) -> list[Array]:
 
 def _rotary(case: Case, precision: Precision) -> list[Array]:
     positions = next(i for i in case.inputs if i.dtype.kind in "iu").reshape(-1)
+    positions = positions if case.rows is None else positions[case.rows]
     scale = float(case.params.get("attention_scaling", 1.0) or 1.0)
     frequencies = np.asarray(case.weights["inv_freq"], np.float64)
-    tables = rotary_table(positions.astype(np.float64), frequencies, scale, precision)
-    return [t if case.rows is None else t[case.rows] for t in tables]
+    return list(rotary_table(positions.astype(np.float64), frequencies, scale, precision))
 
 
 def _mlp(activation: str) -> Formula:

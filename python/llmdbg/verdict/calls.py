@@ -6,7 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict.floor import pair_floor
@@ -60,6 +60,8 @@ JUDGED = (
     "golden_zero_candidate_nonzero",
 )
 
+_DIGITS = 9
+
 
 @dataclass
 class Row:
@@ -79,6 +81,16 @@ class Row:
     def at_least(self) -> float | None:
         """The error, or, where only statistics are known, what it cannot be less than."""
         return self.number("relative_l2_at_least") if self.error is None else self.error
+
+    @cached_property
+    def tensor(self) -> Any:
+        """What tells one tensor of the golden run from another."""
+        numbers = [self.number(f"golden_{m}_value") for m in ("min", "max", "mean")]
+        if self.elements is None or any(n is None or not math.isfinite(n) for n in numbers):
+            return self.cells["golden_data_path"] or self.index
+        low, high, mean = (float(n) for n in numbers if n is not None)
+        size = max(abs(low), abs(high)) or 1.0
+        return (self.elements, low, high, round(mean / size, _DIGITS))
 
     @property
     def paired(self) -> bool:
@@ -169,7 +181,7 @@ class Call:
     depth: int = 1
     first_inside: int = 0
 
-    @property
+    @cached_property
     def family(self) -> str:
         """The name with its numbers lifted out: the same operator in every layer."""
         return re.sub(r"\d+", "#", self.node)
@@ -219,7 +231,7 @@ def calls_of(rows: list[Row]) -> list[Call]:
     # Operators that complete at the same place in the order: the inner one is the earlier one.
     in_order = sorted(
         calls.values(),
-        key=lambda c: (_first(c.step), _first(c.rank), c.order, -len(_path(c.node)), c.node),
+        key=lambda c: (_first(c.step), _first(c.rank), c.order, -len(path_of(c.node)), c.node),
     )
     _place(in_order)
     return in_order
@@ -227,7 +239,7 @@ def calls_of(rows: list[Row]) -> list[Call]:
 
 def encloses(outer: str, inner: str) -> bool:
     """Whether `inner` names something inside the module or graph operation `outer`."""
-    outer_path, inner_path = _path(outer), _path(inner)
+    outer_path, inner_path = path_of(outer), path_of(inner)
     return len(inner_path) > len(outer_path) and inner_path[: len(outer_path)] == outer_path
 
 
@@ -237,7 +249,7 @@ def _place(calls: list[Call]) -> None:
     depth: dict[tuple[Any, ...], int] = {}
     for position, call in enumerate(calls):
         run = (call.step, call.rank)
-        path = _path(call.node)
+        path = path_of(call.node)
         first = insides.get((*run, path))
         call.leaf = first is None
         call.first_inside = position if first is None else first
@@ -247,8 +259,9 @@ def _place(calls: list[Call]) -> None:
         call.depth = max(1, depth[run])
 
 
-@lru_cache(1 << 16)
-def _path(node: str) -> tuple[str, ...]:
+@lru_cache(maxsize=1 << 16)
+def path_of(node: str) -> tuple[str, ...]:
+    """Return a node's name in its parts, outermost first."""
     return tuple(part for part in re.split(r"[./]", node) if part)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llmdbg.golden.precision import Array
 
-_MIN_ROWS_TO_FIT = 8
+_MIN_ROWS_TO_FIT, _MOST_ROWS_TO_FIT = 8, 64
 
 
 def _fit_rms(inputs: list[Any], outputs: list[Any], params: dict[str, Any]) -> dict[str, Any]:
@@ -47,23 +47,25 @@ def _fit_rotary(inputs: list[Any], outputs: list[Any], _params: dict[str, Any]) 
     near = np.flatnonzero(np.diff(flat) == 1)
     if near.size == 0:
         return {}
-    angle = np.arctan2(sin, cos)[:, : cos.shape[1] // 2]
-    step = np.mod(angle[near[0] + 1] - angle[near[0]], 2 * math.pi)
+    first, half = near[0], cos.shape[1] // 2
+    angle = np.arctan2(*(t[[first, first + 1, -1], :half] for t in (sin, cos)))
+    step = np.mod(angle[1] - angle[0], 2 * math.pi)
     # The last position knows the small frequencies best: refine by the turns made until there.
-    span = int(flat[-1] - flat[near[0]])
+    span = int(flat[-1] - flat[first])
     if span > 1:
-        turned = angle[-1] - angle[near[0]]
+        turned = angle[2] - angle[0]
         turns = np.rint((step * span - turned) / (2 * math.pi))
         step = (turned + 2 * math.pi * turns) / span
     return {"inv_freq": step}
 
 
 def _matrices(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Array, Array]:
+    """Return both as float64 matrices, of many rows some at equal distances."""
     width = y.shape[-1]
-    return (
-        np.asarray(x, np.float64).reshape(-1, width),
-        np.asarray(y, np.float64).reshape(-1, width),
-    )
+    both = x.reshape(-1, width), y.reshape(-1, width)
+    count = min(len(both[1]), _MOST_ROWS_TO_FIT)
+    rows = np.unique(np.linspace(0, len(both[1]) - 1, count).astype(np.int64))
+    return np.asarray(both[0][rows], np.float64), np.asarray(both[1][rows], np.float64)
 
 
 FITS: dict[str, Callable[[list[Any], list[Any], dict[str, Any]], dict[str, Any]]] = {

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from llmdbg.verdict.calls import Call, Row, encloses
+from llmdbg.verdict.calls import Call, Row, path_of
 
 # Caches travel through every module; where their content is used it is judged.
 _STATE = re.compile(
     r"(^|\.)(cache|past_key_values?|key_cache|value_cache)\b|layers\.\d+\.(keys|values)$"
 )
-_DIGITS = 9
 # A module's own code uses what is near; the top level of a flat dump has everything in scope.
 _LATEST = 32
 
@@ -62,7 +63,7 @@ class Work:
         """The rank it belongs to."""
         return self.call.rank
 
-    @property
+    @cached_property
     def family(self) -> str:
         """The same work in every layer and step."""
         family = self.call.family
@@ -95,16 +96,6 @@ class Flow:
 def is_state(row: Row) -> bool:
     """Whether a record is a cache's content."""
     return bool(_STATE.search(row.cells["slot"] or ""))
-
-
-def tensor_of(row: Row) -> Any:
-    """Return what tells one tensor of the golden run from another."""
-    numbers = [row.number(f"golden_{m}_value") for m in ("min", "max", "mean")]
-    if row.elements is None or any(n is None or not math.isfinite(n) for n in numbers):
-        return row.cells["golden_data_path"] or row.index
-    low, high, mean = (float(n) for n in numbers if n is not None)
-    size = max(abs(low), abs(high)) or 1.0
-    return (row.elements, low, high, round(mean / size, _DIGITS))
 
 
 def flow_of(calls: list[Call]) -> Flow:
@@ -140,8 +131,8 @@ def flow_of(calls: list[Call]) -> Flow:
 
 def _linked(calls: list[Call]) -> bool:
     """Whether some operator is given what another one gave back."""
-    made = {tensor_of(r) for c in calls for r in c.outputs if r.rounds}
-    return any(tensor_of(r) in made for c in calls for r in c.inputs if r.rounds)
+    made = {r.tensor for c in calls for r in c.outputs if r.rounds}
+    return any(r.tensor in made for c in calls for r in c.inputs if r.rounds)
 
 
 def _previous(flow: Flow, call: Call) -> list[Row]:
@@ -154,19 +145,18 @@ def _previous(flow: Flow, call: Call) -> list[Row]:
 def _tree(calls: list[Call]) -> tuple[dict[int, list[Call]], list[Call]]:
     """Return the calls directly inside each call, by id, and those inside none."""
     children: dict[int, list[Call]] = {}
-    open_calls: list[Call] = []
-    run: Any = None
-    roots: list[Call] = []
+    # By step, rank and path: what has run below it.
+    below: dict[Any, list[Call]] = defaultdict(list)
+    inside: set[int] = set()
     for call in calls:
-        if (call.step, call.rank) != run:
-            roots += open_calls
-            open_calls, run = [], (call.step, call.rank)
-        inside = [c for c in open_calls if encloses(call.node, c.node)]
-        if inside:
-            children[id(call)] = inside
-            open_calls = [c for c in open_calls if not encloses(call.node, c.node)]
-        open_calls.append(call)
-    return children, roots + open_calls
+        run, path = (call.step, call.rank), path_of(call.node)
+        found = [c for c in below.pop((run, path), ()) if id(c) not in inside]
+        if found:
+            children[id(call)] = found
+            inside.update(map(id, found))
+        for length in range(len(path)):
+            below[run, path[:length]].append(call)
+    return children, [c for c in calls if id(c) not in inside]
 
 
 class _Walk:
@@ -181,7 +171,7 @@ class _Walk:
         start = self._start(call)
         for row in call.inputs:
             self._enter(row, scope, parent, call, start)
-            own.setdefault(tensor_of(row), row)
+            own.setdefault(row.tensor, row)
         inside = self._children.get(id(call), [])
         for child in inside:
             self.visit(child, own, call)
@@ -197,8 +187,8 @@ class _Walk:
                 self._enter(row, own, call, None, at - 0.125)
         for row in call.outputs:
             if not is_state(row):
-                scope.setdefault(tensor_of(row), row)
-                self._flow.copies.setdefault(row.index, scope[tensor_of(row)].index)
+                scope.setdefault(row.tensor, row)
+                self._flow.copies.setdefault(row.index, scope[row.tensor].index)
 
     def _enter(
         self,
@@ -212,7 +202,7 @@ class _Walk:
         if is_state(row):
             self._flow.states.add(row.index)
             return
-        tensor = tensor_of(row)
+        tensor = row.tensor
         known = scope.get(tensor)
         if known is not None and _unchanged(known, row):
             self._flow.copies[row.index] = known.index

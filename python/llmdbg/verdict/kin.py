@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmdbg.verdict.floor import unit_roundoff
 
@@ -70,13 +70,15 @@ def outliers(
     for measure, least, words in _MEASURES:
         gains = {n: _gain(w, floors[n], measure) for n, w in works.items()}
         logs = {n: math.log(g) for n, g in gains.items() if g is not None}
-        for number, kin in _kin_of(works, logs).items():
-            middle, spread = middle_and_spread(kin)
+        for number, (middle, spread) in _kin_of(works, logs).items():
             factor = math.exp(logs[number] - middle)
             z = (logs[number] - middle) / max(spread, _MIN_SPREAD)
-            beyond = _is_beyond(works[number], floors[number], measure)
-            one = _is_rounding_of_one(works[number].outputs[0])
-            if z > OUTLIER_Z and factor > least and beyond and not one:
+            if (
+                z > OUTLIER_Z
+                and factor > least
+                and _is_beyond(works[number], floors[number], measure)
+                and not _is_rounding_of_one(works[number].outputs[0])
+            ):
                 reason = f"{words} is {factor:.1f}× that of the same operator elsewhere"
                 found.setdefault(number, Outlier(factor, reason))
     for number, outlier in _scaled(works, floors).items():
@@ -188,20 +190,25 @@ def _is_rounding_of_one(row: Row) -> bool:
     return share > _SHARE_OF_ONE and worst <= _FEW_ROUNDINGS * rounding * abs(value)
 
 
-def _kin_of(works: dict[int, Work], values: dict[int, float]) -> dict[int, list[float]]:
-    """Return what to hold each value against: its family's, or its type's in the same step."""
-    families: dict[str, list[float]] = defaultdict(list)
-    types: dict[tuple[str, int | None], list[float]] = defaultdict(list)
+def _kin_of(works: dict[int, Work], values: dict[int, float]) -> dict[int, tuple[float, float]]:
+    """Return what is usual beside each value: in its family, or for its type in the same step."""
+    families: dict[Any, list[float]] = defaultdict(list)
+    types: dict[Any, list[float]] = defaultdict(list)
     for number, value in values.items():
         families[works[number].family].append(value)
         types[_type_of(works[number]), works[number].step].append(value)
+    usual = {
+        key: middle_and_spread(kin)
+        for key, kin in (*families.items(), *types.items())
+        if len(kin) >= MIN_KIN
+    }
     found = {}
     for number in values:
         work = works[number]
-        kin = families[work.family]
-        if len(kin) < MIN_KIN and not work.gap:
-            kin = types[_type_of(work), work.step]
-        if len(kin) >= MIN_KIN:
+        kin = usual.get(work.family)
+        if kin is None and not work.gap:
+            kin = usual.get((_type_of(work), work.step))
+        if kin is not None:
             found[number] = kin
     return found
 

@@ -71,8 +71,11 @@ def judge(
     calls = calls_of(rows)
     flow = flow_of(calls)
     judgement = _Judgement(rows, flow, calls, calibration)
-    checks = {} if checker is None else checker.checks(rows, flow, judgement.at.floors)
-    judgement.judge_works(checks)
+    works = dict(enumerate(flow.works))
+    own = {i: judgement.at.own[w.outputs[0].index] for i, w in works.items()}
+    unlike = outliers(works, own, calibration)
+    checks = {} if checker is None else checker.checks(rows, flow, own, sorted(unlike))
+    judgement.judge_works(checks, unlike)
     judgement.judge_weights(calls)
     judgement.judge_parameters(calls, parameters)
     judgement.judge_rest()
@@ -89,17 +92,12 @@ class _Judgement:
         self.at = Standing(rows, calls, calibration)
         self.introduced: list[float | None] = [None] * len(rows)
         self.findings: list[tuple[float, Finding]] = []
-        self._calibration = calibration
 
     # -- works --------------------------------------------------------------------------------
 
-    def judge_works(self, checks: Mapping[int, Check]) -> None:
-        works = self.flow.works
+    def judge_works(self, checks: Mapping[int, Check], unlike: Mapping[int, Outlier]) -> None:
         self._settle_given()
-        unchecked = {i: w for i, w in enumerate(works) if i not in checks}
-        floors = {i: self.at.own[w.outputs[0].index] for i, w in unchecked.items()}
-        unlike = outliers(unchecked, floors, self._calibration)
-        for i, work in enumerate(works):
+        for i, work in enumerate(self.flow.works):
             self._judge_work(work, checks.get(i), unlike.get(i))
         for index in sorted(self.flow.copies):
             self._copy(index)

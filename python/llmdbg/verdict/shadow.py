@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from llmdbg.golden import EXACT, Operator, Precision, operator_for
 from llmdbg.verdict.bound import OperatorFormula, Side
-from llmdbg.verdict.check import Check, compared, relative
+from llmdbg.verdict.check import Check, accused, compared, relative
 from llmdbg.verdict.fitted import FITS
 from llmdbg.verdict.floor import storage_floor
 from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
-from llmdbg.verdict.kin import MIN_KIN, in_question, middle_and_spread, outliers
+from llmdbg.verdict.kin import MIN_KIN, in_question, middle_and_spread
 from llmdbg.verdict.patterns import Evidence
 
 if TYPE_CHECKING:
@@ -63,24 +63,37 @@ class Checker:
         self._golden, self._candidate, self._mode = golden, candidate, mode
         self._shadow: Shadow | None = None
 
-    def checks(self, rows: list[Row], flow: Flow, floors: list[float | None]) -> dict[int, Check]:
-        """Return the checks by number of the work in `flow`."""
+    def checks(
+        self, rows: list[Row], flow: Flow, floors: dict[int, float | None], unlike: list[int]
+    ) -> dict[int, Check]:
+        """Return the checks by number of the work in `flow`.
+
+        Parameters
+        ----------
+        rows : list of Row
+        flow : Flow
+        floors : dict of int to float or None
+            By work: what the one operator adds.
+        unlike : list of int
+            The works that would be accused without a check, in order.
+        """
         values = sum(r.elements or 0 for r in rows if r.cells["role"] != "param")
         brief = self._mode == "auto" and values > _AUTO_ELEMENTS
         most = _BRIEF_ELEMENTS if brief else _MOST_ELEMENTS
         self._shadow = shadow = Shadow(self._golden, self._candidate, rows, flow, most)
-        numbers: Iterable[int] = range(len(flow.works))
         if self._mode == "off":
             return {}
+        numbers: Iterable[int] = range(len(flow.works))
         if brief:
-            works = dict(enumerate(flow.works))
-            bounds = {i: floors[w.outputs[0].index] for i, w in works.items()}
-            scores = in_question(works, bounds)
-            first = sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST]
-            # Whoever would be accused without a check gets one, the first ones first.
-            numbers = sorted({*first, *sorted(outliers(works, bounds))[:_AUTO_MOST]})
-        made = ((i, shadow.check(flow.works[i])) for i in numbers)
-        return _beside_kin({i: c for i, c in made if c is not None}, flow)
+            scores = in_question(dict(enumerate(flow.works)), floors)
+            numbers = sorted(scores, key=lambda i: (-scores[i], i))[:_AUTO_MOST]
+        made = {i: shadow.check(flow.works[i]) for i in numbers}
+        for i in unlike if brief else ():
+            check = made[i] = made[i] if i in made else shadow.check(flow.works[i])
+            # Whoever is rightly accused is the first; what follows is not the answer.
+            if check is None or accused(flow.works[i].outputs[0], check):
+                break
+        return _beside_kin({i: c for i, c in made.items() if c is not None}, flow)
 
     def evidence(self, work: Work) -> Evidence | None:
         """Return both sides of a work's output, for a look at the error's pattern."""
