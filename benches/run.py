@@ -18,6 +18,7 @@ BENCHES = [
     "msprobe_compare",
     "alignment_speed",
     "verdict",
+    "report",
     "faults",
 ]
 

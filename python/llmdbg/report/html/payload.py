@@ -11,6 +11,8 @@ from llmdbg.report.html.details import details_of
 from llmdbg.report.html.tokens import tokens_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import polars as pl
 
     from llmdbg.report.model import Report
@@ -32,6 +34,9 @@ _REAL = (
     "max_relative_error", "kl_divergence", "worst_row_relative_l2", "worst_channel_relative_l2",
     "golden_rms", "candidate_rms",
 )  # fmt: skip
+
+
+_SELDOM = 8
 
 
 def payload(report: Report, *, details: int) -> dict[str, Any]:
@@ -109,10 +114,11 @@ def _worst(report: Report, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def _coded(column: pl.Series) -> dict[str, list[Any]]:
-    values = column.unique(maintain_order=True)
-    index = {value: code for code, value in enumerate(values)}
-    return {"values": values.to_list(), "codes": [index[value] for value in column]}
+def _coded(values: Iterable[Any]) -> dict[str, Any]:
+    """Return the distinct values, and for each row which it is: one number where all are one."""
+    index: dict[Any, int] = {}
+    codes = [index.setdefault(value, len(index)) for value in values]
+    return {"values": list(index), "codes": 0 if len(index) == 1 else codes}
 
 
 def _codes_only(column: pl.Series) -> list[int | None]:
@@ -120,12 +126,17 @@ def _codes_only(column: pl.Series) -> list[int | None]:
     return [None if v is None else index.setdefault(v, len(index)) for v in column]
 
 
-def _whole(column: pl.Series) -> list[int | None]:
-    return [None if v is None or v != v or v < 0 else int(v) for v in column]
+def _whole(column: pl.Series) -> Any:
+    return _shorter([None if v is None or v != v or v < 0 else int(v) for v in column])
 
 
-def _real(column: pl.Series) -> list[float | str | None]:
-    return [_short(v) for v in column]
+def _real(column: pl.Series) -> Any:
+    return _shorter([_short(v) for v in column])
+
+
+def _shorter(values: list[Any]) -> Any:
+    """Return the values, or their codes where few of them differ."""
+    return _coded(values) if _SELDOM * len(set(values)) < len(values) else values
 
 
 def _short(value: float | None) -> float | str | None:

@@ -8,12 +8,15 @@
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     return node;
   };
-  const word = (name, row) => {
-    const column = data.words[name];
-    return column ? column.values[column.codes[row]] : null;
+  // A column is its values, or, where few differ, what they are and which is where.
+  const cell = (column, row) => {
+    if (!column) return null;
+    if (Array.isArray(column)) return column[row];
+    return column.values[typeof column.codes === "number" ? column.codes : column.codes[row]];
   };
+  const word = (name, row) => cell(data.words[name], row);
   const number = (name, row) => {
-    const value = data.numbers[name]?.[row];
+    const value = cell(data.numbers[name], row);
     return value === "inf" ? Infinity : value === "-inf" ? -Infinity : value ?? null;
   };
   const show = (value) => {
@@ -74,6 +77,7 @@
       drawn.add(id);
       ({ overview: drawOverview, table: drawTable, unmatched: drawUnmatched, runs: drawRuns })[id]();
     }
+    if (id === "overview") afterPaint(drawCharts);
   };
   tabs.forEach((tab, at) => {
     tab.addEventListener("click", () => open(tab.getAttribute("aria-controls")));
@@ -85,6 +89,12 @@
       open(next.getAttribute("aria-controls"));
     });
   });
+
+  // plotly takes longer to start than all else: it runs once the page stands and a chart is wanted.
+  const wantCharts = () => {
+    if (!window.Plotly) document.head.append(element("script", byId("plotly").textContent));
+  };
+  const afterPaint = (draw) => requestAnimationFrame(() => setTimeout(draw));
 
   // Charts: one look, taken from the page's own colours
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -178,7 +188,7 @@
     return name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   }
   // Thousands of SVG points make a page crawl: neighbours then share a point, which shows their worst.
-  const MOST_POINTS = 3000;
+  const MOST_POINTS = 1000;
   const thinned = (rows) => {
     const size = Math.ceil(rows.length / MOST_POINTS), kept = [];
     const always = new Set([...data.findings.map((finding) => finding.row), firstNonFinite]);
@@ -222,12 +232,19 @@
     const several = (name) => new Set(outputs.map((row) => number(name, row))).size > 1;
     for (const name of [...Object.keys(strips), ...(data.tokens ? [byToken] : [])]) choose.append(element("option", name, { value: name }));
     choose.value = several("step") ? "layers × steps" : several("rank") ? "layers × ranks" : "operators × layers";
-    choose.addEventListener("change", drawStrip);
+    choose.addEventListener("change", () => { if (!due) drawStrip(); });
+  }
+  let due = true;
+  const drawCharts = () => {
+    // Drawn while hidden they would have no width.
+    if (!due || byId("overview").hidden) return;
+    due = false;
+    wantCharts();
     drawStrip();
     drawPropagation();
-  }
+  };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    if (drawn.has("overview")) { drawStrip(); drawPropagation(); }
+    if (!due) { drawStrip(); drawPropagation(); }
     if (selected !== null) drawDetail(selected);
   });
 
@@ -265,24 +282,33 @@
     }
     byId("shown").textContent = `${view.length} of ${data.rows} rows`;
     body.style.height = `${view.length * height + 30}px`;
+    lines.clear();
+    body.replaceChildren();
     paint();
   };
   const body = element("div");
+  // By place in the view: what stays in sight while scrolling stays in the document.
+  const lines = new Map();
+  const lineOf = (at) => {
+    const row = view[at], line = element("div", null, { class: "row", role: "row", id: `row-${row}` });
+    line.style.top = `${at * height + 30}px`;
+    columns.forEach(([name, , value], i) => {
+      const shown = show(value(row)), cell = element("span", i === 0 ? `${symbols[shown]} ${shown}` : shown, { role: "gridcell", title: shown });
+      if (i === 0) cell.className = `state state-${shown}`;
+      line.append(cell);
+    });
+    line.addEventListener("click", () => select(row));
+    return line;
+  };
   const paint = () => {
     const first = Math.max(0, Math.floor(grid.scrollTop / height) - 8), last = Math.min(view.length, first + Math.ceil(grid.clientHeight / height) + 20);
-    const lines = [];
+    for (const [at, line] of lines) if (at < first || at >= last) { line.remove(); lines.delete(at); }
+    let next = body.firstChild;
     for (let at = first; at < last; at++) {
-      const row = view[at], line = element("div", null, { class: "row", role: "row", id: `row-${row}`, "aria-selected": String(row === selected) });
-      line.style.top = `${at * height + 30}px`;
-      columns.forEach(([name, , value], i) => {
-        const cell = element("span", i === 0 ? `${symbols[value(row)]} ${value(row)}` : show(value(row)), { role: "gridcell", title: show(value(row)) });
-        if (i === 0) cell.className = `state state-${value(row)}`;
-        line.append(cell);
-      });
-      line.addEventListener("click", () => select(row));
-      lines.push(line);
+      if (!lines.has(at)) { lines.set(at, lineOf(at)); body.insertBefore(lines.get(at), next); }
+      next = lines.get(at).nextSibling;
+      lines.get(at).setAttribute("aria-selected", String(view[at] === selected));
     }
-    body.replaceChildren(...lines);
   };
   const select = (row) => {
     selected = row;
@@ -420,6 +446,7 @@
       sides.append(line);
     }
     box.append(element("h3", "Statistics"), sides);
+    wantCharts();
     const chart = (title, className, traces, more) => {
       const place = element("div", null, { class: `chart ${className}` });
       box.append(element("h3", title), place);
