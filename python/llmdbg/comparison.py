@@ -258,7 +258,9 @@ def compare(
     verdict = verdicts.judge(
         frame,
         golden_dump.graph,
-        checker=verdicts.Checker(golden_dump, candidate_dump, shadow),
+        checker=verdicts.Checker(
+            golden_dump, candidate_dump, shadow, verdicts.Sources(weights, alignment)
+        ),
         calibration=calibration,
         parameters=verdicts.parameter_differences(
             golden_dump.graph, candidate_dump.graph, dict(named.iter_rows())

@@ -5,7 +5,7 @@ from llmdbg.verdict.gates import Gate, GateResult
 from llmdbg.verdict.model import Finding, State, Verdict
 from llmdbg.verdict.parameters import parameter_differences
 from llmdbg.verdict.rule import judge
-from llmdbg.verdict.shadow import Checker, Mode
+from llmdbg.verdict.shadow import Checker, Mode, Sources
 
 __all__ = [
     "Calibration",
@@ -14,6 +14,7 @@ __all__ = [
     "Gate",
     "GateResult",
     "Mode",
+    "Sources",
     "State",
     "Verdict",
     "judge",

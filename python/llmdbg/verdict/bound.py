@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,6 @@ from llmdbg.golden.activation import ACTIVATIONS
 from llmdbg.verdict.gaps import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llmdbg.dump import Dump
     from llmdbg.golden.precision import Array
     from llmdbg.verdict.calls import Row
     from llmdbg.verdict.flow import Work
@@ -23,18 +21,21 @@ if TYPE_CHECKING:
 _MOST_COLUMNS = 4096
 
 
+Read = Callable[["Row"], npt.NDArray[Any]]
+"""From a row to one run's tensor, in golden's arrangement."""
+
+
 @dataclass
 class Side:
     """One run's tensors, as formulas take them."""
 
-    dump: Dump
-    column: str
+    read: Read
     chosen: npt.NDArray[np.int64] | None
     stored: Precision
 
     def array(self, row: Row) -> npt.NDArray[Any]:
         """Return this run's tensor of a row."""
-        return self.dump.tensor(row.cells[self.column])
+        return self.read(row)
 
     def rows(self, row: Row) -> Array:
         """Return the chosen rows of it, as a float64 matrix."""

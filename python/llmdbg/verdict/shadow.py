@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llmdbg.golden import EXACT, Operator, Precision, operator_for
+from llmdbg.reading import to_numpy
 from llmdbg.verdict.bound import OperatorFormula, Side
 from llmdbg.verdict.check import Check, accused, compared, relative
 from llmdbg.verdict.fitted import FITS
@@ -24,10 +25,13 @@ from llmdbg.verdict.floor import storage_floor
 from llmdbg.verdict.gaps import Formula, Surroundings, Trial, shape_of, trials
 from llmdbg.verdict.kin import MIN_KIN, in_question, middle_and_spread
 from llmdbg.verdict.patterns import Evidence
+from llmdbg.verdict.weights import weights_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator
 
+    from llmdbg._core import Alignment
     from llmdbg.dump import Dump
     from llmdbg.golden.precision import Array
     from llmdbg.verdict.calls import Row
@@ -48,6 +52,35 @@ _MOST_PRODUCTS = 1 << 30
 _MOST_ROWS = 64
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where tensors are to be had that no record holds as it is.
+
+    Attributes
+    ----------
+    checkpoint : path or None
+        The weights that both runs loaded.
+    alignment : Alignment or None
+        Gives the candidate's part of a pack in golden's arrangement.
+    """
+
+    checkpoint: str | os.PathLike[str] | None = None
+    alignment: Alignment | None = None
+
+    def transformed(self, golden: int, candidate: int) -> npt.NDArray[Any]:
+        """Return the candidate's tensor of a pair after its transforms."""
+        if self.alignment is None:
+            raise ValueError("no alignment to arrange the tensor by")
+        return to_numpy(self.alignment.tensors(self._pairs[golden, candidate])[1])
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[int, int], int]:
+        assert self.alignment is not None
+        columns = self.alignment.columns()
+        records = zip(columns["golden"], columns["candidate"], strict=True)
+        return {pair: number for number, pair in enumerate(records)}
+
+
 class Checker:
     """Makes the shadow checks of two dumps.
 
@@ -57,10 +90,15 @@ class Checker:
     mode : {"auto", "on", "off"}
         ``on`` checks every work that has a golden operator; ``auto`` too while the tensors are
         few, else only what the screening puts in question; ``off`` checks none.
+    sources : Sources, optional
+        Where else tensors are to be had.
     """
 
-    def __init__(self, golden: Dump, candidate: Dump, mode: Mode) -> None:
+    def __init__(
+        self, golden: Dump, candidate: Dump, mode: Mode, sources: Sources | None = None
+    ) -> None:
         self._golden, self._candidate, self._mode = golden, candidate, mode
+        self._sources = sources or Sources()
         self._shadow: Shadow | None = None
 
     def checks(
@@ -80,7 +118,9 @@ class Checker:
         values = sum(r.elements or 0 for r in rows if r.cells["role"] != "param")
         brief = self._mode == "auto" and values > _AUTO_ELEMENTS
         most = _BRIEF_ELEMENTS if brief else _MOST_ELEMENTS
-        self._shadow = shadow = Shadow(self._golden, self._candidate, rows, flow, most)
+        self._shadow = shadow = Shadow(
+            self._golden, self._candidate, rows, flow, most, self._sources
+        )
         if self._mode == "off":
             return {}
         numbers: Iterable[int] = range(len(flow.works))
@@ -128,6 +168,7 @@ class Shadow:
         What computed what.
     most_elements : int
         Of larger outputs only some rows are computed, the worst one among them.
+    sources : Sources
     """
 
     def __init__(
@@ -136,15 +177,16 @@ class Shadow:
         candidate: Dump,
         rows: list[Row],
         flow: Flow,
-        most_elements: int = _MOST_ELEMENTS,
+        most_elements: int,
+        sources: Sources,
     ) -> None:
-        self._golden, self._candidate = golden, candidate
+        self._golden, self._candidate, self._sources = golden, candidate, sources
         self._most_elements = most_elements
         self._flow = flow
         self._params = {
             n["name"]: n["params"] or {} for n in (golden.graph or {"nodes": []})["nodes"]
         }
-        self._weights = _weights(golden)
+        self._weights = weights_of(golden, sources.checkpoint)
         self._stored = {
             (r.cells["golden_node"], r.cells["slot"]): _plain(r.cells["my_dtype"])
             for r in rows
@@ -195,12 +237,12 @@ class Shadow:
         rows = self._chosen_rows(work)
         dtype = _plain(target.cells["my_dtype"])
         noise = max(storage_floor(dtype or "") or 0.0, target.floor or 0.0)
-        side = Side(self._candidate, "candidate_record", rows, EXACT)
+        side = Side(self._theirs, rows, EXACT)
         trial = self._proven.get(id(work))
         try:
             with np.errstate(all="ignore"):
                 if trial is None:
-                    golden = Side(self._golden, "golden_record", rows, EXACT)
+                    golden = Side(self.array, rows, EXACT)
                     actual, expected = side.rows(target), golden.rows(target)
                     return Evidence(actual, expected, noise, dtype, rows)
                 return self._explained(trial, work, replace(side, stored=self._stored_as(work)))
@@ -265,7 +307,7 @@ class Shadow:
 
     def _weight_sets(self, work: Work, operator: Operator) -> Iterator[dict[str, npt.NDArray[Any]]]:
         own = self._weights.get(work.node, {})
-        found = {name: self._golden.tensor(index) for name, index in own.items()}
+        found = {name: dump.tensor(index) for name, (dump, index) in own.items()}
         if operator.needs == ("inv_freq",):
             tables = [a for n, a in found.items() if n.endswith("inv_freq") and "original" not in n]
             yield from ({"inv_freq": t} for t in tables)
@@ -308,6 +350,17 @@ class Shadow:
         """Return a row's golden tensor."""
         return self._golden.tensor(row.cells["golden_record"])
 
+    def _theirs(self, row: Row) -> npt.NDArray[Any]:
+        """Return the candidate's tensor, in golden's arrangement."""
+        record = row.cells["candidate_record"]
+        if row.cells["transform"] in (None, "", "identity"):
+            found = self._candidate.tensor(record)
+        else:
+            found = self._sources.transformed(row.cells["golden_record"], record)
+        shape = shape_of(row)
+        # Stacks keep axes of size 1, or do not.
+        return found.reshape(shape) if found.size == math.prod(shape) else found
+
     def _chosen_rows(self, work: Work) -> npt.NDArray[np.int64] | None:
         height = _height(work)
         width = (work.outputs[0].elements or 0) // max(1, height)
@@ -321,7 +374,7 @@ class Shadow:
 
     def _holds(self, trial: Trial, work: Work) -> bool:
         target = work.outputs[0]
-        side = Side(self._golden, "golden_record", self._chosen_rows(work), EXACT)
+        side = Side(self.array, self._chosen_rows(work), EXACT)
         with np.errstate(all="ignore"):
             try:
                 expected = trial.formula(side, EXACT)
@@ -347,7 +400,7 @@ class Shadow:
         dtype = _coarsest([target, *trial.uses])
         stored = self._stored.get((work.node, "weight"), dtype)
         rows = self._chosen_rows(work)
-        side = Side(self._candidate, "candidate_record", rows, Precision(stored))
+        side = Side(self._theirs, rows, Precision(stored))
         with np.errstate(all="ignore"):
             exact = trial.formula(side, EXACT)
             precision = Precision(dtype)
@@ -358,6 +411,8 @@ class Shadow:
                 actual = trial.formula.of_columns(actual)
                 columns = trial.formula.columns
             head = getattr(trial.formula, "head", None) or 1
+            if actual.shape != exact.shape:
+                raise ValueError("the two sides are of different sizes")
             check = compared(actual, exact, rounded, dtype, head)
         row = None
         if check.row is not None:
@@ -369,20 +424,6 @@ class Shadow:
             uses=tuple(trial.uses),
             partial=rows is not None or columns is not None,
         )
-
-
-def _weights(golden: Dump) -> dict[str, dict[str, int]]:
-    """Return the golden parameters' records by module; of a module also those further down."""
-    columns = golden.core.columns()
-    found: dict[str, dict[str, int]] = {}
-    for index, (node, role, slot) in enumerate(
-        zip(columns["node"], columns["role"], columns["slot"], strict=True)
-    ):
-        if role == "param":
-            found.setdefault(node, {}).setdefault(slot, index)
-            outer, _, inner = node.rpartition(".")
-            found.setdefault(outer, {}).setdefault(f"{inner}.{slot}", index)
-    return found
 
 
 def _place(row: Row) -> Any:
