@@ -13,7 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmdbg.golden import operator_for
 from llmdbg.verdict.floor import unit_roundoff
+from llmdbg.verdict.gaps import shape_of
 
 if TYPE_CHECKING:
     from llmdbg.verdict.calibration import Calibration
@@ -24,8 +26,11 @@ MIN_KIN = 6
 OUTLIER_Z = 5.0
 _MIN_SPREAD = 0.15
 _BEYOND = 3.0
-_PARALLEL = 0.5
+# How much of an error has to be a common factor. A matrix makes none of its inputs' errors; norms
+# and attention do, where few values carry what they are given.
+_PARALLEL, _PARALLEL_OF_PRODUCT = 0.5, 0.2
 _QUESTION = 1.5
+_SCATTER = 3.0
 _SHARE_OF_ONE = 0.3
 _FEW_ROUNDINGS = 6.0
 # Two clean runs are within a sixth of each other; decode steps, of few values, within a half.
@@ -75,7 +80,7 @@ def outliers(
             z = (logs[number] - middle) / max(spread, _MIN_SPREAD)
             if (
                 z > OUTLIER_Z
-                and factor > least
+                and factor > least * _scatter(works[number].outputs[0], measure)
                 and _is_beyond(works[number], floors[number], measure)
                 and not _is_rounding_of_one(works[number].outputs[0])
             ):
@@ -163,7 +168,7 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
             if (
                 floor is not None
                 and error
-                and abs(off) > _PARALLEL * error
+                and abs(off) > _share_of_scale(work) * error
                 and not _is_rounding_of_one(work.outputs[0])
                 and abs(off) > _BEYOND * floor
                 and abs(off) > 3.0 * max(map(abs, given), default=0.0)
@@ -188,6 +193,30 @@ def _is_rounding_of_one(row: Row) -> bool:
     share = worst**2 / (row.error * rms) ** 2 / row.elements
     rounding = max(unit_roundoff(row.cells[c]) for c in ("golden_dtype", "my_dtype"))
     return share > _SHARE_OF_ONE and worst <= _FEW_ROUNDINGS * rounding * abs(value)
+
+
+def _carriers(row: Row, parts: int = 1) -> float:
+    """Return how many values of a part carry its norm, at least: size · mean square / largest²."""
+    low, high, rms = (row.number(c) for c in ("golden_min_value", "golden_max_value", "golden_rms"))
+    if low is None or high is None or not rms or not row.elements:
+        return math.inf
+    return max(1.0, row.elements / parts * rms**2 / max(abs(low), abs(high)) ** 2)
+
+
+def _share_of_scale(work: Work) -> float:
+    operator = None if work.gap else operator_for(work.outputs[0].cells["golden_op_type"] or "")
+    least = _PARALLEL_OF_PRODUCT if operator is not None and operator.by_columns else _PARALLEL
+    return max(least, OUTLIER_Z / math.sqrt(_carriers(work.outputs[0])))
+
+
+def _scatter(row: Row, measure: str) -> float:
+    """Return by how much a measure of few values may exceed what is usual, as for R (`check`)."""
+    if measure == "worst_channel_relative_l2":
+        return 1.0
+    parts = 1
+    if measure == "worst_row_relative_l2":
+        parts = math.prod(shape_of(row)[:-1])
+    return 1.0 + _SCATTER / math.sqrt(_carriers(row, max(1, parts)))
 
 
 def _kin_of(works: dict[int, Work], values: dict[int, float]) -> dict[int, tuple[float, float]]:
