@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import polars as pl
@@ -44,13 +45,49 @@ def test_answer_first_then_rows_then_the_next_command(dump, tmp_path):
     assert frame["nan"].to_list() == [0, 0, 0, 1] and frame["first_nan"][3] == 34
 
 
-def test_json_and_gates(dump, tmp_path):
+def test_json_and_fail_on(dump, tmp_path):
     done = llmdbg(dump, "--json", "-o", tmp_path / "r", "--fail-on", "never", "--no-html")
     data = json.loads(done.stdout)
     assert done.returncode == 0
     assert (data["schema"], data["verdict"]) == ("llmdbg.scan/1", "anomalous")
     assert data["origin"]["node"] == "b" and data["counts"]["error"] == 1
     assert "html" not in data["report"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "met"),
+    [
+        # One NaN in one of four tensors.
+        ("nan<=0", "gate nan<=0 does not hold: 1 at b output 0"),
+        ("nan<=1", "gate nan<=1 holds: 1 at b output 0"),
+        ("mean_nan<0.25", "gate mean_nan<0.25 does not hold: 0.25"),
+        ("error<=0", "gate error<=0 does not hold: 1"),
+        ("unread<=0", "gate unread<=0 holds: 0"),
+    ],
+)
+def test_gates_decide_beside_the_findings(dump, tmp_path, gate, met):
+    words = (dump, "-o", tmp_path / "r", "--no-html", "--fail-on", "never", "--gate", gate)
+    done = llmdbg(*words)
+    assert met in done.stdout.splitlines()
+    holds = " holds: " in met
+    assert done.returncode == (0 if holds else 1)
+    assert json.loads((tmp_path / "r/summary.json").read_text())["gates"][0]["holds"] is holds
+
+
+def test_junit_and_markdown(dump, tmp_path):
+    words = ("-o", tmp_path / "r", "--no-html", "--also", "junit", "--also", "markdown")
+    llmdbg(dump, *words, "--gate", "zero<=0")
+    suite = ET.parse(tmp_path / "r/junit.xml").getroot()
+    # Four tensors and a gate; the finding is a tensor's.
+    assert suite.attrib["tests"] == "5" and suite.attrib["failures"] == "1"
+    failed = [case for case in suite if case.find("failure") is not None]
+    assert [case.attrib["classname"] for case in failed] == ["b"]
+    assert failed[0].attrib["name"] == "step 0 rank 0 output 0"
+    assert failed[0].find("failure").attrib["type"] == "nan"
+    text = (tmp_path / "r/report.md").read_text()
+    assert text.startswith("**✗ anomalous**: b makes NaN from finite inputs in step 0 of rank 0")
+    # The name of an operator stays text.
+    assert "\\<b\\>a input 0" in text and "<b>a" not in text
 
 
 def test_a_clean_dump_is_zero(tmp_path):
@@ -73,6 +110,9 @@ def test_an_earlier_report_is_kept(dump, tmp_path):
         (["nowhere"], "No such file"),
         (["d", "--step", "7"], "steps: 0, ranks: 0"),
         (["d", "--exit"], "add --exec"),
+        (["d", "--gate", "speed<=3"], "no measure 'speed' for the gate 'speed<=3'"),
+        (["d", "--gate", "speed"], "not a gate: 'speed'"),
+        (["--gate", "nan<=0", "--exec", "true"], "bounds the tensors of a dump"),
         (["d", "--exec", "true"], "either dumps or a command"),
         (["d", "--save-calibration", "c.json"], "needs several runs"),
     ],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
+from llmdbg.cli.output import Format, LogLevel, deliver, formats
 from llmdbg.cli.progress import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -52,27 +53,6 @@ class Level(StrEnum):
     MODULE = "module"
     API = "api"
     LOGITS = "logits"
-
-
-class Format(StrEnum):
-    """What can be written beside the tables."""
-
-    HTML = "html"
-    XLSX = "xlsx"
-    JSONL = "jsonl"
-    MARKDOWN = "markdown"
-    JUNIT = "junit"
-
-
-class LogLevel(StrEnum):
-    """`ait llm`'s log levels."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    FATAL = "fatal"
-    CRITICAL = "critical"
 
 
 _LEVELS = {Level.MODULE: "op", Level.API: "op", Level.LOGITS: "token"}
@@ -224,7 +204,7 @@ def compare(
     if golden is None:
         raise UserError("two paths are needed: llmdbg compare GOLDEN CANDIDATE")
     destination = folder.destination(output, force=force)
-    quiet = as_json or log_level not in (LogLevel.DEBUG, LogLevel.INFO)
+    quiet = as_json or log_level.is_quiet
     with progress_bar("comparing", shown=not quiet and sys.stderr.isatty()) as progress:
         result = run(
             golden,
@@ -245,31 +225,16 @@ def compare(
         )
     for notice in result.notices:
         sys.stderr.write(f"llmdbg: {printable(notice)}\n")
-    # A report that cannot be written must not take the answer with it.
-    failed: OSError | None = None
-    try:
-        result.write(destination, force=force, formats=_formats(also or [], page=page))
-    except OSError as error:
-        failed = error
-    if as_json:
-        sys.stdout.write(result.to_json())
-    else:
-        terminal.render(result.report, sys.stdout, files=result.files)
-    sys.stdout.flush()
-    if failed is not None:
-        raise failed
+
+    def show(stream: IO[str], files: dict[str, str]) -> None:
+        if as_json:
+            stream.write(result.to_json())
+        else:
+            terminal.render(result.report, stream, files=files)
+
+    wanted = formats(also, page=page)
+    deliver(lambda: result.write(destination, force=force, formats=wanted), show)
     return _exit_code(result, fail_on)
-
-
-def _formats(also: list[Format], *, page: bool | None) -> list[str]:
-    from llmdbg.report import folder
-
-    wanted = {str(name) for name in also}
-    if page or (page is None and folder.default_formats()):
-        wanted.add("html")
-    elif page is False:
-        wanted.discard("html")
-    return sorted(wanted)
 
 
 def _given_once(positional: str | None, option: str | None, flag: str) -> str | None:

@@ -16,6 +16,7 @@ import typer
 from llmdbg.cli.command import COMMAND, TakesCommand
 from llmdbg.cli.errors import reports_errors
 from llmdbg.cli.many import fill, spread
+from llmdbg.cli.output import LogLevel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,17 +49,6 @@ class DumpType(StrEnum):
     CPU_PROFILING = "cpu_profiling"
     ONNX = "onnx"
     STATS = "stats"
-
-
-class LogLevel(StrEnum):
-    """The probe's log levels."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    FATAL = "fatal"
-    CRITICAL = "critical"
 
 
 class DumpCommand(TakesCommand):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from llmdbg.cli.command import COMMAND
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS, reports_errors
+from llmdbg.cli.output import Format, LogLevel, deliver, formats
 from llmdbg.cli.progress import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ EXAMPLES = """Examples:
   llmdbg scan-anomaly dumps/candidate
   llmdbg scan-anomaly model.safetensors --json
   llmdbg scan-anomaly run1 run2 run3 --save-calibration calibration.json
+  llmdbg scan-anomaly dumps/fp16 --gate 'headroom_bits>=2' --also junit
   llmdbg scan-anomaly --exec "python run.py"
   llmdbg scan-anomaly --type overflow --exit -o out --exec "bash run_atb.sh"
 
@@ -34,14 +36,6 @@ class FailOn(StrEnum):
     ERROR = "error"
     WARNING = "warning"
     NEVER = "never"
-
-
-class Format(StrEnum):
-    """What can be written beside the tables."""
-
-    HTML = "html"
-    XLSX = "xlsx"
-    JSONL = "jsonl"
 
 
 class CheckType(StrEnum):
@@ -113,6 +107,15 @@ def scan_anomaly(
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="From which level on the exit code is 1.")
     ] = FailOn.ERROR,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="BOUND",
+            help="Exit with 1 unless it holds: 'headroom_bits>=2', 'max_abs_max<=1e4' (of every "
+            "tensor), 'warning<=0', 'unread<=0'; repeatable.",
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +133,9 @@ def scan_anomaly(
         list[int] | None,
         typer.Option("--rank", metavar="N", help="Look at this rank only; repeatable."),
     ] = None,
+    log_level: Annotated[
+        LogLevel, typer.Option("-l", "--log-level", help="warning and above hide progress.")
+    ] = LogLevel.INFO,
 ) -> int:
     """Find NaN, overflow, near-overflow and overwritten memory in a dump or a live run."""
     from llmdbg.errors import UserError
@@ -140,6 +146,8 @@ def scan_anomaly(
     if command is not None or after is not None:
         if dumps:
             raise UserError(f"either dumps or a command; leave out {dumps[0]!r}, or --exec")
+        if gate:
+            raise UserError("--gate bounds the tensors of a dump; a command that runs leaves none")
         from llmdbg.cli.scan_live import run_live
 
         return run_live(
@@ -151,6 +159,7 @@ def scan_anomaly(
             root=root,
             stop=stop,
             as_json=as_json,
+            fail_on=fail_on,
         )
     if not dumps:
         raise UserError("a dump is needed: llmdbg scan-anomaly DUMP; or a command: --exec COMMAND")
@@ -159,13 +168,16 @@ def scan_anomaly(
     if calibration is not None and len(dumps) < 2:
         raise UserError("--save-calibration needs several runs: llmdbg scan-anomaly RUN1 RUN2 …")
     destination = folder.destination(output, force=force, command="scan")
-    with progress_bar("scanning", shown=not as_json and sys.stderr.isatty()) as progress:
-        found = scan(*dumps, step=step, rank=rank, threads=threads, progress=progress)
+    quiet = as_json or log_level.is_quiet
+    with progress_bar("scanning", shown=not quiet and sys.stderr.isatty()) as progress:
+        found = scan(
+            *dumps, step=step, rank=rank, threads=threads, gates=gate or [], progress=progress
+        )
     return _show(
         found,
         destination,
         force=force,
-        formats=_formats(also or [], page=page),
+        wanted=formats(also, page=page),
         calibration=calibration,
         as_json=as_json,
         fail_on=fail_on,
@@ -177,7 +189,7 @@ def _show(
     destination: Path,
     *,
     force: bool,
-    formats: tuple[str, ...],
+    wanted: list[str],
     calibration: Path | None,
     as_json: bool,
     fail_on: FailOn,
@@ -186,22 +198,19 @@ def _show(
     from llmdbg.scan import folder, terminal
     from llmdbg.scan.summary import summary
 
-    # A report that cannot be written must not take the answer with it.
-    files: dict[str, str] = {}
-    failed: OSError | None = None
-    try:
-        files = folder.write(found, destination, force=force, formats=formats)
+    def write() -> dict[str, str]:
+        files = folder.write(found, destination, force=force, formats=wanted)
         if calibration is not None and found.calibration is not None:
             calibration.write_text(found.calibration, encoding="utf-8")
-    except OSError as error:
-        failed = error
-    if as_json:
-        sys.stdout.write(to_json(summary(found, files)))
-    else:
-        terminal.render(found, sys.stdout, files=files)
-    sys.stdout.flush()
-    if failed is not None:
-        raise failed
+        return files
+
+    def show(stream: IO[str], files: dict[str, str]) -> None:
+        if as_json:
+            stream.write(to_json(summary(found, files)))
+        else:
+            terminal.render(found, stream, files=files)
+
+    deliver(write, show)
     return exit_code(found, fail_on)
 
 
@@ -210,22 +219,13 @@ def exit_code(found: Scan, fail_on: FailOn) -> int:
     counts = found.counts
     if counts["tensors"] and not counts["read"]:
         return ERROR
+    if not all(gate.holds for gate in found.gates):
+        return FINDINGS
     if fail_on is FailOn.NEVER:
         return CLEAN
     if counts["error"] or (fail_on is FailOn.WARNING and counts["warning"]):
         return FINDINGS
     return CLEAN
-
-
-def _formats(also: list[Format], *, page: bool | None) -> tuple[str, ...]:
-    from llmdbg.report import folder
-
-    wanted = {str(name) for name in also}
-    if page or (page is None and folder.default_formats()):
-        wanted.add("html")
-    elif page is False:
-        wanted.discard("html")
-    return tuple(sorted(wanted))
 
 
 scan_anomaly.__doc__ = f"{scan_anomaly.__doc__}\n\n{EXAMPLES}"

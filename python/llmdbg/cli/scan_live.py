@@ -6,8 +6,13 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmdbg.cli.errors import CLEAN, ERROR, FINDINGS
+
+if TYPE_CHECKING:
+    from llmdbg.cli.scan_anomaly import FailOn
+    from llmdbg.scan.model import Finding
 
 
 def run_live(
@@ -20,6 +25,7 @@ def run_live(
     root: str,
     stop: bool,
     as_json: bool,
+    fail_on: FailOn,
 ) -> int:
     """Run a command and report what its model did.
 
@@ -47,7 +53,7 @@ def run_live(
             code = run(child, environment)
         findings = live.errcheck_findings(folder, earlier)
         notes = ["ATB looks for Inf, not NaN, and takes bfloat16 for float16"]
-        return _answer(findings, notes, code, as_json=as_json, stopped=stop)
+        return _answer(findings, notes, code, as_json=as_json, stopped=stop, fail_on=fail_on)
     with tempfile.TemporaryDirectory(prefix="llmdbg-trace-") as trace:
         environment = live.watch_environment(base, root=root, stop=stop)
         code = run(child, {**environment, "LLMDBG_TRACE": trace})
@@ -56,10 +62,18 @@ def run_live(
         _say("no process of the command called a torch model, or it died; nothing was watched")
         return ERROR
     notes = [f"{forwards} forwards in {processes} processes were watched"]
-    return _answer(findings, notes, code, as_json=as_json, stopped=stop)
+    return _answer(findings, notes, code, as_json=as_json, stopped=stop, fail_on=fail_on)
 
 
-def _answer(findings: list, notes: list[str], code: int, *, as_json: bool, stopped: bool) -> int:  # type: ignore[type-arg]
+def _answer(
+    findings: list[Finding],
+    notes: list[str],
+    code: int,
+    *,
+    as_json: bool,
+    stopped: bool,
+    fail_on: FailOn,
+) -> int:
     from llmdbg.report.summary import to_json
     from llmdbg.report.text import printable
     from llmdbg.scan import health
@@ -81,8 +95,10 @@ def _answer(findings: list, notes: list[str], code: int, *, as_json: bool, stopp
     sys.stdout.flush()
     if code and not (findings and stopped):
         _say(f"the command ended with exit code {code}")
-    if findings:
+    if findings and fail_on != "never":
         return FINDINGS
+    if findings and stopped:
+        return CLEAN
     return ERROR if code else CLEAN
 
 

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmdbg.report.model import Report
 
 # Characters that XML 1.0 (section 2.2) has no way to write, not even as an escape.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test of a suite.
+
+    Attributes
+    ----------
+    classname, name : str
+        Where it is filed, and what it is called there.
+    result : str
+        ``failed``, ``skipped`` or ``passed``.
+    message : str
+        Why; of one that passed, what is worth knowing all the same.
+    kind : str
+        What failed.
+    """
+
+    classname: str
+    name: str
+    result: Literal["failed", "skipped", "passed"]
+    message: str = ""
+    kind: str = ""
 
 
 def render(report: Report) -> str:
@@ -25,44 +51,57 @@ def render(report: Report) -> str:
     str
         One ``testcase`` per row, named after the tensor, in the ``classname`` of its operator.
     """
+    wanted = ("golden_node", "candidate_node", "step", "rank", "role", "slot")
+    rows = report.frame.select(wanted).iter_rows(named=True)
+    judged = zip(rows, report.verdict.states, report.verdict.reasons, strict=True)
+    return suite("llmdbg compare", [_case(row, str(state), why) for row, state, why in judged])
+
+
+def _case(row: dict[str, Any], state: str, reason: str) -> Case:
+    node, name = row["golden_node"] or row["candidate_node"] or "", case_name(row)
+    if state == "FAIL":
+        return Case(node, name, "failed", reason, state)
+    if state == "UNDECIDED":
+        return Case(node, name, "skipped", reason)
+    return Case(node, name, "passed", "" if state == "PASS" else f"{state}: {reason}")
+
+
+def case_name(row: dict[str, Any]) -> str:
+    """Return what a tensor is called among those of its node."""
+    return " ".join(
+        f"{part} {row[part]}" if part in ("step", "rank") else str(row[part])
+        for part in ("step", "rank", "role", "slot")
+        if row[part] not in (None, "")
+    )
+
+
+def suite(name: str, cases: Sequence[Case]) -> str:
+    """Return JUnit XML of one suite."""
     # Not at the top: few reports are JUnit, and this takes longer to import than to run.
     from xml.etree import ElementTree as ET
 
-    states = [str(state) for state in report.verdict.states]
-    suite = ET.Element(
+    results = [case.result for case in cases]
+    root = ET.Element(
         "testsuite",
-        name="llmdbg compare",
-        tests=str(len(states)),
-        failures=str(states.count("FAIL")),
-        skipped=str(states.count("UNDECIDED")),
+        name=name,
+        tests=str(len(cases)),
+        failures=str(results.count("failed")),
+        skipped=str(results.count("skipped")),
         errors="0",
     )
-    wanted = ("golden_node", "candidate_node", "step", "rank", "role", "slot")
-    for row, state, reason in zip(
-        report.frame.select(wanted).iter_rows(named=True),
-        states,
-        report.verdict.reasons,
-        strict=True,
-    ):
-        name = " ".join(
-            f"{part} {row[part]}" if part in ("step", "rank") else str(row[part])
-            for part in ("step", "rank", "role", "slot")
-            if row[part] not in (None, "")
+    for case in cases:
+        element = ET.SubElement(
+            root, "testcase", classname=_clean(case.classname), name=_clean(case.name)
         )
-        case = ET.SubElement(
-            suite,
-            "testcase",
-            classname=_clean(row["golden_node"] or row["candidate_node"] or ""),
-            name=_clean(name),
-        )
-        if state == "FAIL":
-            ET.SubElement(case, "failure", message=_clean(reason), type=state)
-        elif state == "UNDECIDED":
-            ET.SubElement(case, "skipped", message=_clean(reason))
-        elif state != "PASS":
-            ET.SubElement(case, "system-out").text = _clean(f"{state}: {reason}")
-    ET.indent(suite)
-    text = ET.tostring(suite, encoding="unicode")
+        message = _clean(case.message)
+        if case.result == "failed":
+            ET.SubElement(element, "failure", message=message, type=_clean(case.kind))
+        elif case.result == "skipped":
+            ET.SubElement(element, "skipped", message=message)
+        elif message:
+            ET.SubElement(element, "system-out").text = message
+    ET.indent(root)
+    text = ET.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 

@@ -23,9 +23,9 @@ def render(report: Report) -> str:
         What to show.
     """
     verdict = report.verdict
-    lines = [f"**{_MARK[verdict.outcome]} {verdict.outcome}**: {_text(verdict.sentence)}", ""]
+    lines = [f"**{_MARK[verdict.outcome]} {verdict.outcome}**: {text(verdict.sentence)}", ""]
     if verdict.culprit is not None:
-        lines += [f"- {_text(reason)}" for reason in verdict.culprit.evidence]
+        lines += [f"- {text(reason)}" for reason in verdict.culprit.evidence]
         lines.append("")
     counts = report.counts
     states = ", ".join(f"{count} {state}" for state, count in counts["states"].items())
@@ -42,7 +42,7 @@ def render(report: Report) -> str:
     ]
     about = sorted({*golden.about, *candidate.about})
     facts += [(name, golden.about.get(name, ""), candidate.about.get(name, "")) for name in about]
-    lines += [f"| {_text(name)} | {_text(a)} | {_text(b)} |" for name, a, b in facts]
+    lines += [f"| {text(name)} | {text(a)} | {text(b)} |" for name, a, b in facts]
     lines += ["", f"    {next_command(report)}", ""]
     return "\n".join(lines)
 
@@ -59,9 +59,9 @@ def _row(row: dict[str, Any]) -> str:
         else f"{row['relative_euclidean_distance']:.2e}",
         row["reason"] or row["cmp_fail_reason"] or "",
     )
-    return "| " + " | ".join(_text(cell) for cell in cells) + " |"
+    return "| " + " | ".join(text(cell) for cell in cells) + " |"
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """Return `value` as text that Markdown does not interpret; names in a dump are anyone's."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))

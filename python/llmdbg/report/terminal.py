@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import IO, TYPE_CHECKING, Any
 
+from llmdbg.report.console import Side, console_for, ending, headline, table_for
 from llmdbg.report.text import printable
 from llmdbg.verdict.model import shown_node
 
@@ -18,8 +19,11 @@ WORST_ROWS = 10
 OTHER_FINDINGS = 5
 _RANK = {"FAIL": 0, "SUSPECT": 1, "INHERITED": 2, "UNDECIDED": 3, "PASS": 4}
 _STYLE = {"FAIL": "bold red", "SUSPECT": "yellow", "INHERITED": "magenta", "UNDECIDED": "dim"}
-# Wide enough that nothing is cut when a file or a pipe reads it.
-_PLAIN_WIDTH = 10_000
+_COLUMNS: tuple[tuple[str, Side], ...] = (
+    ("state", "left"), ("step", "right"), ("tensor", "left"), ("rel L2", "right"),
+    ("× floor", "right"), ("worst row", "right"), ("1 - cos", "right"), ("max |d|", "right"),
+    ("why", "left"),
+)  # fmt: skip
 
 
 def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = None) -> None:
@@ -34,20 +38,9 @@ def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = No
     files : dict, optional
         From `folder.write`: where the full report lies.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        width=None if is_terminal else _PLAIN_WIDTH,
-    )
+    console = console_for(stream)
     verdict = report.verdict
-    style = {"clean": "bold green", "diverged": "bold red"}.get(verdict.outcome, "bold yellow")
-    console.print(Text(printable(verdict.sentence), style=style), soft_wrap=True)
+    headline(console, verdict.sentence, verdict.outcome)
     if verdict.culprit is not None:
         for line in verdict.culprit.patterns:
             console.print(f"  {printable(line)}", soft_wrap=True)
@@ -62,9 +55,7 @@ def render(report: Report, stream: IO[str], *, files: dict[str, str] | None = No
     console.print()
     _print_worst(report, console)
     console.print()
-    if files:
-        console.print(f"report: {printable(files.get('html', files['directory']))}", soft_wrap=True)
-    console.print(f"next:   {printable(next_command(report))}", soft_wrap=True)
+    ending(console, files, next_command(report))
 
 
 def next_command(report: Report) -> str:
@@ -114,22 +105,7 @@ def _context(report: Report) -> list[str]:
 
 
 def _print_worst(report: Report, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for title, justify in (
-        ("state", "left"),
-        ("step", "right"),
-        ("tensor", "left"),
-        ("rel L2", "right"),
-        ("× floor", "right"),
-        ("worst row", "right"),
-        ("1 - cos", "right"),
-        ("max |d|", "right"),
-        ("why", "left"),
-    ):
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = table_for(console, _COLUMNS)
     for row in worst_rows(report):
         _add(table, row)
     console.print(table)

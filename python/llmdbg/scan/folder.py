@@ -10,7 +10,7 @@ from llmdbg.report.summary import to_json
 from llmdbg.scan.summary import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from llmdbg.scan.model import Scan
@@ -21,6 +21,8 @@ FILES = {
     "html": "report.html",
     "xlsx": "scan.xlsx",
     "jsonl": "scan.jsonl",
+    "markdown": "report.md",
+    "junit": "junit.xml",
     "calibration": "calibration.json",
     "summary": "summary.json",
 }
@@ -31,7 +33,7 @@ def write(
     folder: Path,
     *,
     force: bool = False,
-    formats: tuple[str, ...] | None = None,
+    formats: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Write every file of a scan's report: all of them or none.
 
@@ -43,16 +45,16 @@ def write(
         From `llmdbg.report.folder.destination`.
     force : bool
         Replace the files of an earlier report in `folder`.
-    formats : tuple of str, optional
-        What to write beside CSV, Parquet and summary: ``html``, ``xlsx``, ``jsonl``. None is
-        ``html`` where plotly is installed.
+    formats : sequence of str, optional
+        What to write beside CSV, Parquet and summary: ``html``, ``xlsx``, ``jsonl``, ``markdown``,
+        ``junit``. None is ``html`` where plotly is installed.
 
     Returns
     -------
     dict
         The absolute path of each file by kind, and of the folder as ``directory``.
     """
-    from llmdbg.scan import page
+    from llmdbg.scan import exchange, page
 
     chosen = folders.default_formats() if formats is None else formats
     wanted = {"csv", "parquet", "summary", *chosen} | (
@@ -65,6 +67,8 @@ def write(
         "html": lambda path: path.write_text(page.render(scan), encoding="utf-8"),
         "xlsx": lambda path: tables.write_xlsx(scan.frame, path),
         "jsonl": lambda path: tables.write_jsonl(scan.frame, path),
+        "markdown": lambda path: path.write_text(exchange.markdown(scan), encoding="utf-8"),
+        "junit": lambda path: path.write_text(exchange.junit(scan), encoding="utf-8"),
         "calibration": lambda path: path.write_text(scan.calibration or "", encoding="utf-8"),
         # Names, not paths: a report may be moved.
         "summary": lambda path: path.write_text(to_json(summary(scan, files)), encoding="utf-8"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
+    from llmdbg.verdict import GateResult
+
 Outcome = Literal["clean", "suspect", "anomalous"]
 
 
@@ -120,6 +122,8 @@ class Scan:
         What was not looked at, and why.
     calibration : str or None
         JSON of the spread between several runs.
+    gates : tuple of GateResult
+        The gates that were asked for, and what they met.
     """
 
     paths: tuple[str, ...]
@@ -129,6 +133,7 @@ class Scan:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     calibration: str | None = field(default=None, repr=False)
+    gates: tuple[GateResult, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

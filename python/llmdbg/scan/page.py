@@ -67,7 +67,7 @@ def payload(scan: Scan) -> dict[str, Any]:
         "dumps": list(scan.paths),
         "layout": scan.layout,
         "problems": list(scan.problems),
-        "notes": list(scan.notes),
+        "notes": [*map(str, scan.gates), *scan.notes],
         "next": next_command(scan),
         "findings": [finding.as_dict() | {"details": {}} for finding in scan.findings],
         "columns": columns,

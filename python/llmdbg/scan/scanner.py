@@ -16,6 +16,7 @@ from llmdbg.scan import growth, health, opdebug, origin, overwritten, ranks, rul
 from llmdbg.scan.model import Finding, Level, Scan, in_order
 from llmdbg.scan.passes import passes
 from llmdbg.scan.tensors import Tensors
+from llmdbg.verdict import Gate
 
 if TYPE_CHECKING:
     from llmdbg.dump import Dump
@@ -30,6 +31,7 @@ def scan(
     step: int | Sequence[int] | None = None,
     rank: int | Sequence[int] | None = None,
     threads: int = 0,
+    gates: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Scan:
     """Look for anomalies in recorded runs.
@@ -44,6 +46,9 @@ def scan(
         Look at these only.
     threads : int
         Worker threads; 0 takes all cores. The result is the same for any number.
+    gates : sequence of str
+        Bounds such as ``headroom_bits>=2``; see `llmdbg.verdict.Gate`. What they met stands in
+        ``scan.gates``.
     progress : callable, optional
         Called with tensors done and in all.
 
@@ -64,6 +69,20 @@ def scan(
     """
     if not paths:
         raise UserError("a dump is needed: llmdbg scan-anomaly DUMP")
+    bounds = [Gate.parse(gate) for gate in gates]
+    found = _scan(paths, step, rank, threads, progress)
+    return replace(
+        found, gates=tuple(gate.hold(found.frame, found.counts, "node") for gate in bounds)
+    )
+
+
+def _scan(
+    paths: Sequence[StrPath],
+    step: int | Sequence[int] | None,
+    rank: int | Sequence[int] | None,
+    threads: int,
+    progress: Progress | None,
+) -> Scan:
     debug = opdebug.find(Path(paths[0])) if len(paths) == 1 else []
     try:
         dump = open_dump(paths[0])

@@ -24,7 +24,7 @@ def summary(scan: Scan, files: dict[str, str]) -> dict[str, Any]:
     -------
     dict
         Keys ``schema``, ``verdict``, ``sentence``, ``origin`` (the first error), ``findings``,
-        ``counts``, ``dumps``, ``layout``, ``problems``, ``notes`` and ``report``.
+        ``counts``, ``gates``, ``dumps``, ``layout``, ``problems``, ``notes`` and ``report``.
     """
     findings = [finding.as_dict() for finding in scan.findings]
     first = findings[0] if scan.outcome == "anomalous" else None
@@ -35,6 +35,7 @@ def summary(scan: Scan, files: dict[str, str]) -> dict[str, Any]:
         "origin": first,
         "findings": findings,
         "counts": scan.counts,
+        "gates": [gate.as_dict() for gate in scan.gates],
         "dumps": list(scan.paths),
         "layout": scan.layout,
         "problems": list(scan.problems),

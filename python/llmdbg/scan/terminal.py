@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import IO, TYPE_CHECKING, Any
 
+from llmdbg.report.console import Side, console_for, ending, headline, table_for
 from llmdbg.report.text import printable
 from llmdbg.scan.model import Level
 from llmdbg.verdict.model import shown_node
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 _ROWS = 10
 _FINDINGS = 12
 _STYLE = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "dim"}
-# Wide enough that nothing is cut when a file or a pipe reads it.
-_PLAIN_WIDTH = 10_000
+_COLUMNS: tuple[tuple[str, Side], ...] = (
+    ("finding", "left"), ("step", "right"), ("tensor", "left"), ("dtype", "left"),
+    ("NaN", "right"), ("+Inf", "right"), ("−Inf", "right"), ("near max", "right"),
+    ("zero", "right"), ("|x| max", "right"), ("headroom", "right"),
+)  # fmt: skip
 
 
 def render(scan: Scan, stream: IO[str], *, files: dict[str, str] | None = None) -> None:
@@ -33,19 +37,10 @@ def render(scan: Scan, stream: IO[str], *, files: dict[str, str] | None = None) 
     files : dict, optional
         Where the full report lies.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        width=None if is_terminal else _PLAIN_WIDTH,
-    )
-    style = {"clean": "bold green", "anomalous": "bold red"}.get(scan.outcome, "bold yellow")
-    console.print(Text(printable(scan.sentence), style=style), soft_wrap=True)
+    console = console_for(stream)
+    headline(console, scan.sentence, scan.outcome)
     if scan.findings:
         for line in scan.findings[0].evidence:
             console.print(f"  {printable(line)}", soft_wrap=True)
@@ -54,6 +49,8 @@ def render(scan: Scan, stream: IO[str], *, files: dict[str, str] | None = None) 
     console.print(
         f"{counts['tensors']} tensors, {counts['read']} read; findings: {found}", soft_wrap=True
     )
+    for gate in scan.gates:
+        console.print(printable(str(gate)), soft_wrap=True)
     for note in scan.notes:
         console.print(printable(f"note: {note}"), soft_wrap=True)
     for problem in scan.problems[:3]:
@@ -70,9 +67,7 @@ def render(scan: Scan, stream: IO[str], *, files: dict[str, str] | None = None) 
     console.print()
     _print_rows(scan, console)
     console.print()
-    if files:
-        console.print(f"report: {printable(files.get('html', files['directory']))}", soft_wrap=True)
-    console.print(f"next:   {printable(next_command(scan))}", soft_wrap=True)
+    ending(console, files, next_command(scan))
 
 
 def next_command(scan: Scan) -> str:
@@ -101,17 +96,9 @@ def worst_rows(scan: Scan, count: int = _ROWS) -> list[dict[str, Any]]:
 
 
 def _print_rows(scan: Scan, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for title, justify in (
-        ("finding", "left"), ("step", "right"), ("tensor", "left"), ("dtype", "left"),
-        ("NaN", "right"), ("+Inf", "right"), ("−Inf", "right"), ("near max", "right"),
-        ("zero", "right"), ("|x| max", "right"), ("headroom", "right"),
-    ):  # fmt: skip
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = table_for(console, _COLUMNS)
     for row in worst_rows(scan):
         name = " ".join(
             str(p)

@@ -12,7 +12,7 @@ from llmdbg.errors import UserError
 from llmdbg.verdict.model import State, shown_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     import polars as pl
 
@@ -38,7 +38,7 @@ class GateResult:
     gate : str
         As it was given.
     holds : bool
-        Whether the comparison is within it.
+        Whether it holds.
     measured : float or None
         What was found; None where no row has the measure, and then the gate does not hold.
     where : str
@@ -67,15 +67,16 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound on one number of a comparison.
+    """A bound on one number of a comparison or a scan.
 
     Attributes
     ----------
     text : str
         As it was given.
     measure : str
-        A column, which every pair must keep within the bound; ``max_``, ``min_`` or ``mean_`` and
-        a column; a state (``fail``, ``suspect``, …) for its number of rows; ``unmatched``.
+        A column, which every row must keep within the bound; ``max_``, ``min_`` or ``mean_`` and
+        a column; or a count. Of a comparison these are the states (``fail``, ``suspect``, …) and
+        ``unmatched``, of a scan its levels, ``tensors``, ``read`` and ``unread``.
     comparator : str
         ``<=``, ``>=``, ``<`` or ``>``.
     limit : float
@@ -105,24 +106,42 @@ class Gate:
         return Gate(text.strip(), measure, comparator, float(limit))
 
     def check(self, frame: pl.DataFrame) -> GateResult:
-        """Hold a judged frame against the gate.
+        """Hold a judged comparison against the gate.
 
         Raises
         ------
         UserError
             The frame has no such measure; the message names some it has.
         """
-        if self.measure in _COUNTS:
-            count = int((frame["state"] == _COUNTS[self.measure]).sum())
-            return self._result(float(count), "")
-        if self.measure == "unmatched":
-            alone = frame["golden_node"].is_null() | frame["candidate_node"].is_null()
-            return self._result(float(alone.sum()), "")
-        reduction, column = self._column(frame)
+        alone = frame["golden_node"].is_null() | frame["candidate_node"].is_null()
+        counts = {name: int((frame["state"] == state).sum()) for name, state in _COUNTS.items()}
+        counts["unmatched"] = int(alone.sum())
         paired = frame.drop_nulls(["golden_node", "candidate_node"])
+        return self.hold(paired, counts, "golden_node")
+
+    def hold(self, frame: pl.DataFrame, counts: Mapping[str, int], node: str) -> GateResult:
+        """Hold numbers against the gate: those of a frame's rows, or a count of the whole.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            One row per tensor, with ``role`` and ``slot``.
+        counts : mapping
+            Numbers that are not of one row, by the name that a gate gives them.
+        node : str
+            The column with a tensor's node.
+
+        Raises
+        ------
+        UserError
+            There is no such measure; the message names those there are.
+        """
+        if self.measure in counts:
+            return self._result(float(counts[self.measure]), "")
+        reduction, column = self._column(frame, counts)
         values = [
             (float(value), row)
-            for row, value in enumerate(paired[column])
+            for row, value in enumerate(frame[column])
             if value is not None and not math.isnan(value)
         ]
         if not values:
@@ -131,11 +150,11 @@ class Gate:
             return self._result(math.fsum(v for v, _ in values) / len(values), "")
         largest = reduction == "max" or (reduction == "" and self.comparator in ("<=", "<"))
         value, row = (max if largest else min)(values, key=lambda pair: pair[0])
-        cells = paired.row(row, named=True)
-        where = f"{shown_node(cells['golden_node'])} {cells['role']} {cells['slot'] or ''}".rstrip()
+        cells = frame.row(row, named=True)
+        where = f"{shown_node(cells[node])} {cells['role']} {cells['slot'] or ''}".rstrip()
         return self._result(value, where)
 
-    def _column(self, frame: pl.DataFrame) -> tuple[str, str]:
+    def _column(self, frame: pl.DataFrame, counts: Iterable[str]) -> tuple[str, str]:
         numeric = [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
         if self.measure in numeric:
             return "", self.measure
@@ -145,7 +164,7 @@ class Gate:
         known = ", ".join(n for n in numeric if n not in ("step", "rank", "order", "call"))
         raise UserError(
             f"no measure {self.measure!r} for the gate {self.text!r}; there are {known}, each also "
-            f"with max_, min_ or mean_ in front, and {', '.join([*_COUNTS, 'unmatched'])}"
+            f"with max_, min_ or mean_ in front, and {', '.join(counts)}"
         )
 
     def _result(self, value: float, where: str) -> GateResult:
