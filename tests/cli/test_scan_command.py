@@ -12,9 +12,9 @@ import pytest
 from tests.scan.files import Run
 
 
-def llmdbg(*words, cwd=None):
+def llmdbg(*words, cwd=None, command="scan-anomaly"):
     return subprocess.run(
-        [sys.executable, "-m", "llmdbg", "scan-anomaly", *map(str, words)],
+        [sys.executable, "-m", "llmdbg", command, *map(str, words)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -125,3 +125,31 @@ def test_mistakes_are_one_line(dump, words, message):
 
 def test_help_has_examples():
     assert "llmdbg scan-anomaly dumps/candidate" in llmdbg("--help").stdout
+
+
+def test_the_spread_of_runs_is_the_noise_floor_of_a_comparison(tmp_path):
+    x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+
+    def run(name, noise, seed):
+        unequal = 1 + noise * np.random.default_rng(seed).standard_normal(x.shape)
+        y = (x * unequal).astype(np.float32)
+        calls = Run().call("a", [x], [x]).call("b", [x], [y]).call("c", [y], [np.tanh(y)])
+        return calls.write(tmp_path / name)
+
+    golden, *others = [run(name, 1e-3, seed) for seed, name in enumerate("xyz")]
+    floors = tmp_path / "calibration.json"
+    words = ("--save-calibration", floors, "-o", tmp_path / "scan", "--no-html")
+    found = llmdbg(golden, *others, *words)
+    assert found.returncode == 1 and found.stdout.startswith("b gives unequal results")
+
+    def compared(candidate, *words):
+        out = tmp_path / f"{candidate.name}{len(words)}"
+        words = (golden, candidate, *words, "-o", out, "--no-html")
+        return llmdbg(*words, command="compare")
+
+    # As far away as the runs are from each other, which without their spread is a fault.
+    usual, faulty = run("usual", 1e-3, 8), run("faulty", 5e-2, 9)
+    assert compared(usual).returncode == 1
+    assert compared(usual, "--calibrate", floors).returncode == 0
+    done = compared(faulty, "--calibrate", floors)
+    assert done.returncode == 1 and done.stdout.startswith("diverged: b ")

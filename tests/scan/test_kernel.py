@@ -188,13 +188,63 @@ def test_byte_differences(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float8_e5m2", "int8"])
-def test_a_large_tensor_is_summed_in_every_fourth_block(tmp_path, name):
+def test_a_large_tensor_is_summed_in_a_share_of_its_blocks(tmp_path, name):
     rng = np.random.default_rng(5)
     array = (rng.standard_normal((1100, 2048)) * 20).astype(kind(name))
     found = scan(tmp_path, array, threads=2)
     wide = array.astype(np.float64)
     assert (found["min"], found["max"]) == (wide.min(), wide.max())
     assert found["zero"] == (wide == 0).sum()
-    part = wide if name == "int8" else wide[::4]
+    # Every row is a block; a fourth of them, by the fractional part of their number times the
+    # golden ratio.
+    places = [block * 0x9E3779B97F4A7C15 % 2**64 < 2**62 for block in range(1100)]
+    part = wide[places]
+    assert len(part) == pytest.approx(1100 / 4, abs=2)
     assert found["rms"] == pytest.approx(np.sqrt((part**2).mean()), rel=1e-6)
     assert found["mean"] == pytest.approx(part.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("channel", [0, 3000, 5000, 8191])
+def test_no_channel_of_a_large_tensor_is_left_out(tmp_path, channel):
+    array = np.random.default_rng(6).standard_normal((1024, 8192)).astype(np.float16)
+    array[:, channel] = 1000
+    found = scan(tmp_path, array, threads=2)
+    exact = np.sqrt((array.astype(np.float64) ** 2).mean())
+    assert found["rms"] == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float8_e4m3fn", "float8_e5m2"])
+def test_values_that_are_not_finite_hide_no_others(tmp_path, name):
+    rng = np.random.default_rng(7)
+    wide = rng.standard_normal((40, 1000)).astype(kind(name)).astype(np.float64)
+    # Some everywhere, whole blocks of them, and one row that begins with the largest number.
+    wide[rng.random(wide.shape) < 0.3] = np.nan
+    wide[10:20] = np.nan
+    wide[30, 0] = float(LIMITS[name].max)
+    if name != "float8_e4m3fn":
+        wide[rng.random(wide.shape) < 0.1] = -np.inf
+        wide[25] = np.inf
+    with np.errstate(over="ignore"):
+        array = wide.astype(kind(name))
+    found = scan(tmp_path, array)
+    facts, finite = expected(array, name)
+    assert {key: found[key] for key in facts} == facts
+    with np.errstate(over="ignore"):
+        assert found["mean"] == pytest.approx(finite.mean(), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "int8", "uint8"])
+@pytest.mark.parametrize("late", ["low", "high", "least"])
+def test_an_extreme_that_comes_late_is_seen(tmp_path, name, late):
+    array = np.full((300, 1024), 2, kind(name))
+    array[:, ::2] = 2 if name == "uint8" else -2
+    # Nothing has a smaller magnitude, so that it is not looked for again.
+    smallest = float(LIMITS[name].smallest_subnormal) if name in LIMITS else 1
+    array[0, :2] = smallest if late != "least" else 2
+    place = {"low": 0 if name == "uint8" else -5, "high": 7, "least": smallest}[late]
+    array[-1, -1] = place
+    found = scan(tmp_path, array)
+    wide = array.astype(np.float64)
+    assert (found["min"], found["max"]) == (wide.min(), wide.max())
+    assert found["abs_min"] == np.abs(wide[wide != 0]).min()
+    assert found["mean"] == pytest.approx(wide.mean(), rel=1e-6)

@@ -56,7 +56,7 @@ def test_overflow_between_modules_is_told_from_the_sum_of_its_inputs(tmp_path):
     assert error.details["elements"]["rows"] == [1]
 
 
-def test_zero_times_inf(tmp_path):
+def test_a_weight_that_is_not_finite_is_the_origin(tmp_path):
     x = half(4, 32)
     scale = half(4, 32)
     x[0, 0], scale[0, 0] = 0, np.inf
@@ -66,6 +66,28 @@ def test_zero_times_inf(tmp_path):
     run = Run().call("gate", [x], [y], params={"scale": scale})
     error = only_error(scan(run.write(tmp_path / "d")))
     assert error.kind == "weight" and "scale of gate" in error.sentence
+
+
+def test_the_difference_of_two_masked_tensors_is_inf_minus_inf(tmp_path):
+    # Guidance: logits that both runs mask by the same vocabulary.
+    ours, theirs = half(4, 32), half(4, 32)
+    ours[:, 20:], theirs[:, 20:] = -np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        y = ours - theirs
+    error = only_error(scan(Run().call("guide", [ours, theirs], [y]).write(tmp_path / "d")))
+    assert (error.kind, error.node, error.details["cause"]) == ("nan", "guide", "inf-inf")
+    assert "inputs that are masked" in error.sentence and "Inf − Inf" in error.sentence
+    assert error.details["elements"]["first"] == [0, 20]
+
+
+def test_a_mask_made_by_multiplying_is_zero_times_inf(tmp_path):
+    keep = np.triu(np.ones((8, 8)), 1).astype(np.float16)
+    with np.errstate(invalid="ignore"):
+        y = keep * np.float16(-np.inf)
+    # 1 · −Inf is the mask, 0 · −Inf is NaN.
+    run = Run().call("mask", [keep, np.float16(-np.inf)], [y])
+    error = only_error(scan(run.write(tmp_path / "d")))
+    assert (error.kind, error.node, error.details["cause"]) == ("nan", "mask", "0*inf")
 
 
 def test_a_norm_of_a_zero_row_without_epsilon(tmp_path):

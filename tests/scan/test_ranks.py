@@ -1,5 +1,8 @@
 """Ranks held against each other."""
 
+import subprocess
+import sys
+
 import numpy as np
 
 from llmdbg.scan import Level, scan
@@ -77,3 +80,46 @@ def test_a_gather_that_loses_something(tmp_path):
 def test_a_replicated_tensor_that_differs(tmp_path):
     (error,) = errors(write(tmp_path, spoil("norm", 4, 1, lambda v: v + 1)))
     assert (error.kind, error.node, error.rank) == ("replicated", "layers.4.norm", 1)
+
+
+SCRIPT = """
+import sys, torch
+import torch.distributed as dist
+
+class AllReduce(torch.nn.Module):
+    def forward(self, x):
+        y = x.clone()
+        dist.all_reduce(y)
+        return y
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(16, 8), torch.nn.Linear(8, 16, bias=False)
+        self.allreduce = AllReduce()
+
+    def forward(self, x):
+        return x + self.allreduce(self.down(torch.relu(self.up(x))))
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = torch.nn.Sequential(*[Block() for _ in range(3)])
+with torch.no_grad():
+    if dist.get_rank() == 1:
+        model[1].up.bias[3] = float("nan")
+    model(torch.randn(4, 16))
+dist.destroy_process_group()
+"""
+
+
+def test_a_recorded_torchrun_names_the_rank_and_the_way(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", script]
+    dump = [sys.executable, "-m", "llmdbg", "dump", "--type", "torch", "-o", tmp_path / "d", "--"]
+    subprocess.run([*dump, *command], check=True, capture_output=True)
+    first, *others = scan(tmp_path / "d").findings
+    assert (first.kind, first.node, first.rank) == ("nan", "1.up", 1)
+    assert "rank 0 gets it from rank 1 through 1.allreduce (AllReduce)" in first.evidence
+    # What follows from it is no news, but for the ranks being unlike.
+    assert {finding.kind for finding in others} == {"replicated"}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,10 @@ def test_a_command_is_watched(tmp_path, how):
         assert data["notes"] == ["3 forwards in 1 processes were watched"]
         return
     assert done.returncode == 1 and data["origin"]["node"] == "layers.2.proj"
+    # Where the user's code calls it: no frame of ours or of torch.
+    called = [line for line in data["origin"]["evidence"] if line.startswith("called at ")]
+    *inner, outermost = [line.split()[2].split(":")[0] for line in called]
+    assert set(inner) == {str(Path(__file__))} and outermost == str(script)
     assert "the last 32 frames" in done.stderr or "frames:" in done.stderr
     assert ("ran on" in done.stdout) == (how == "bad")
 
@@ -140,3 +145,34 @@ def test_a_command_without_a_model_is_no_clean_one():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "nothing was watched" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit(3)", "the command ended with exit code 3; no process of it called"),
+        ("import torch; torch.nn.ReLU()(torch.ones(1)); raise ValueError", "exit code 1"),
+        ("import no_such_module", "the command ended with exit code 1; no process of it called"),
+    ],
+)
+def test_a_command_that_fails_is_an_error(code, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "llmdbg", "scan-anomaly", "--", sys.executable, "-c", code],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+    assert "clean" not in done.stdout
+
+
+def test_the_flag_of_an_npu_is_told(monkeypatch):
+    # Not above: a script in here imports this file without the tests beside it.
+    from tests.standins.torch_npu import Npu
+
+    module = types.ModuleType("torch_npu")
+    module.npu = Npu(overflowed=True)
+    monkeypatch.setitem(sys.modules, "torch_npu", module)
+    model = Model()
+    model.layers[1].scale = float("inf")
+    with llmdbg.watch(model, report=False) as watch:
+        model(torch.randn(3, 8))
+    assert "NPU overflow flag: set" in watch.finding.evidence

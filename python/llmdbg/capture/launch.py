@@ -72,7 +72,7 @@ def command_of(words: Sequence[str]) -> Command:
         del rest[0]
     if not rest or not rest[0]:
         raise CommandError(
-            'no command to run: llmdbg dump --exec "python run.py", or llmdbg dump -- python run.py'
+            'no command to run; give one: --exec "python run.py", or -- python run.py'
         )
     return Command(tuple(rest), variables)
 

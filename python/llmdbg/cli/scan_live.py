@@ -59,7 +59,8 @@ def run_live(
         code = run(child, {**environment, "LLMDBG_TRACE": trace})
         findings, processes, forwards = live.watched(Path(trace))
     if not processes:
-        _say("no process of the command called a torch model, or it died; nothing was watched")
+        ended = f"the command ended with exit code {code}; " if code else ""
+        _say(f"{ended}no process of it called a torch model, or it died; nothing was watched")
         return ERROR
     notes = [f"{forwards} forwards in {processes} processes were watched"]
     return _answer(findings, notes, code, as_json=as_json, stopped=stop, fail_on=fail_on)
@@ -85,7 +86,10 @@ def _answer(
         sys.stdout.write(to_json(summary(found, {})))
     else:
         if not findings:
-            sys.stdout.write("clean: nothing that is not finite was found\n")
+            answer = "nothing that is not finite was found"
+            sys.stdout.write(
+                f"{answer} before the command failed\n" if code else f"clean: {answer}\n"
+            )
         for finding in findings:
             sys.stdout.write(printable(finding.sentence) + "\n")
             for line in finding.evidence:

@@ -265,12 +265,18 @@ class _Formula:
         return None
 
     def fits(self, result: NDArray[Any], dtype: str) -> bool:
-        """Tell whether the formula gives the finite elements of a result."""
+        """Tell whether the formula gives the finite elements of a result, and no others."""
         import numpy as np
 
         flat = result.reshape(-1)
         step = max(1, flat.size // 4096)
         sample = flat[::step].astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(sample))
+        for i in bad[:: max(1, bad.size // _CHECKED)]:
+            value = self.at(_unravel(int(i) * step, result.shape))
+            # A finite value may have overflowed; NaN and Inf do not become each other.
+            if not math.isfinite(value) and not np.array_equal(value, sample[i], equal_nan=True):
+                return False
         finite = np.flatnonzero(np.isfinite(sample) & (sample != 0))
         if finite.size < 2:
             return True
@@ -306,15 +312,15 @@ class _Linear(_Formula):
 
 
 class _Pairwise(_Formula):
-    def __init__(self, name: str, a: NDArray[Any], b: NDArray[Any]) -> None:
-        self.name, self._a, self._b = name, a, b
+    def __init__(self, sign: str, names: str, a: NDArray[Any], b: NDArray[Any]) -> None:
+        self.name, self._sign, self._a, self._b = f"a {sign} b with {names}", sign, a, b
 
     def terms(self, index: tuple[int, ...]) -> NDArray[np.float64]:
         import numpy as np
 
-        a, b = float(self._a[index]), float(self._b[index])
+        a, b = np.float64(self._a[index]), np.float64(self._b[index])
         with _quiet():
-            return np.array([a, b] if self.name.startswith("a + b") else [np.float64(a) * b])
+            return np.array({"+": [a, b], "−": [a, -b], "·": [a * b]}[self._sign])
 
 
 class _RmsNorm(_Formula):
@@ -348,20 +354,26 @@ def _quiet() -> Any:
 def _formulas(
     row: Row, result: NDArray[Any], known: list[Row], tensors: Tensors
 ) -> Iterator[_Formula]:
+    import numpy as np
+
     arrays = [
         (r, array)
         for r in known
         if r["row"] != row["row"]
         and r["dtype"] in LARGEST
         and (array := tensors.stored(r)) is not None
-        and array.ndim > 0
     ]
     if result.ndim == 0:
         return
     width = result.shape[-1]
     flat = [(r, a) for r, a in arrays if a.ndim == 1 and a.shape[0] == width]
     for x_row, x in arrays:
-        if x.shape[:-1] != result.shape[:-1] or x_row["role"] == "param" or x.ndim < 2:
+        if (
+            x.ndim == 0
+            or x.shape[:-1] != result.shape[:-1]
+            or x_row["role"] == "param"
+            or x.ndim < 2
+        ):
             continue
         for _, w in arrays:
             if w is x or w.ndim != 2:
@@ -373,10 +385,14 @@ def _formulas(
                 if w.shape == (x.shape[-1], width):
                     yield _Linear(x, w.T, bias).shaped(result.shape)
     same = [(r, a) for r, a in arrays if a.shape == result.shape]
-    for (a_row, a), (b_row, b) in combinations(same, 2):
+    # A number among the inputs stands beside every element.
+    single = [(r, np.broadcast_to(a, result.shape)) for r, a in arrays if a.size == 1]
+    for (a_row, a), (b_row, b) in combinations([*same, *single], 2):
         names = f"a = {_label(a_row)}, b = {_label(b_row)}"
-        yield _Pairwise(f"a + b with {names}", a, b)
-        yield _Pairwise(f"a · b with {names}", a, b)
+        yield _Pairwise("+", names, a, b)
+        yield _Pairwise("·", names, a, b)
+        yield _Pairwise("−", names, a, b)
+        yield _Pairwise("−", f"a = {_label(b_row)}, b = {_label(a_row)}", b, a)
     for x_row, x in same:
         if x_row["role"] == "input":
             weights: list[NDArray[Any] | None] = [

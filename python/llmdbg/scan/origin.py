@@ -242,7 +242,8 @@ def _tell(origin: Origin, one: Pass, tensors: Tensors) -> Finding:
         )
         if clamped(row) and not is_bad(row):
             what = "values clamped to the dtype's maximum"
-        sentence = f"{place} makes {what} from finite inputs{where}: {why.sentence}"
+        given = "inputs that are masked" if any(map(is_bad, call.inputs)) else "finite inputs"
+        sentence = f"{place} makes {what} from {given}{where}: {why.sentence}"
     elements = causes.elements(row, tensors)
     evidence = [
         f"{row['role']} {row['slot'] or '0'} ({row['dtype']} {list(row['shape'] or ())}): "

@@ -213,6 +213,9 @@ def _repeated_rows(call: Call, row: Row) -> Finding | None:
         return None
     if row["constant"] or any(r["channels"] < _ROW for r in given):
         return None
+    # Rows of NaN are alike, and are told where they begin.
+    if is_bad(row):
+        return None
     return _finding(
         Level.WARNING,
         "repeated_rows",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import llmdbg
 from llmdbg.errors import UserError
 from llmdbg.scan.model import Finding, Level
 from llmdbg.verdict.model import shown_node
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
 
 FRAMES = 32
-_TORCH = os.path.dirname(torch.__file__)  # noqa: PTH120
+# Code that nobody wants to be shown: torch's, and what wraps a call in order to look at it.
+_PACKAGES = tuple(os.path.dirname(path) for path in (torch.__file__, llmdbg.__file__))  # noqa: PTH120
 # Tensors whose identity is remembered, so that a module's input is not looked at again after it
 # was another's result.
 _RECENT = 6
@@ -324,7 +326,7 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 
 
 def _site(frame: FrameType | None) -> tuple[CodeType, int] | None:
-    while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGES):
         frame = frame.f_back
     return None if frame is None else (frame.f_code, frame.f_lineno)
 

@@ -35,6 +35,8 @@ function showFindings() {
 }
 
 function showGrowth() {
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line") };
   const traces = data.growth.map((line) => ({
     x: line.rows, y: line.rows.map((i) => columns.abs_max[i]), name: line.name,
     text: line.rows.map(tensorName), hovertemplate: "%{text}<br>|x| ≤ %{y}<extra></extra>",
@@ -43,16 +45,18 @@ function showGrowth() {
   const bad = columns.level.map((level, i) => (level === "error" ? i : -1)).filter((i) => i >= 0);
   traces.push({
     x: bad, y: bad.map((i) => columns.abs_max[i] || 1), text: bad.map(tensorName), name: "error", mode: "markers",
-    marker: { symbol: "x", size: 11, color: "#b00020" }, hovertemplate: "%{text}<extra></extra>",
+    marker: { symbol: "x", size: 11, color: colour("FAIL") }, hovertemplate: "%{text}<extra></extra>",
   });
   const used = [...new Set(data.growth.flatMap((line) => line.rows.map((i) => columns.dtype[i])))];
   const shapes = used.filter((dtype) => LIMITS[dtype] && LIMITS[dtype] < 1e6).map((dtype) => ({
     type: "line", xref: "paper", x0: 0, x1: 1, y0: LIMITS[dtype], y1: LIMITS[dtype],
-    line: { dash: "dash", width: 1 }, label: { text: dtype },
+    line: { dash: "dash", width: 1, color: colour("faint") }, label: { text: dtype },
   }));
   Plotly.newPlot("growth", traces, {
-    shapes, margin: { t: 10, r: 10 }, yaxis: { type: "log", title: { text: "|x| max" }, exponentformat: "power" },
-    xaxis: { title: { text: "tensor" } }, showlegend: traces.length < 16,
+    shapes, margin: { t: 10, r: 10 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), size: 12 },
+    yaxis: { ...axis, type: "log", title: { text: "|x| max" }, exponentformat: "power" },
+    xaxis: { ...axis, title: { text: "tensor" } }, showlegend: traces.length < 16,
   }, { responsive: true, displaylogo: false });
 }
 
@@ -98,4 +102,5 @@ function showHealth() {
 showFindings();
 showGrowth();
 showHealth();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showGrowth);
 document.getElementById("filter").addEventListener("input", showHealth);

@@ -1,15 +1,14 @@
 //! Passes over one block of floats as they lie on disk, in the first-level cache.
 //!
 //! The magnitude bits of a float order like its magnitude, so extremes and zeros are found on the bits, whatever the
-//! format. Lane `i % LANES` takes element `i` on every instruction set, and lanes are folded in a fixed order.
+//! format, and their results do not depend on the width of a vector.
 
-use multiversion::multiversion;
+use fearless_simd::{
+    Level, dispatch, i8x64, i16x32, i32x16, i64x8, prelude::*, u8x64, u16x32, u32x16, u64x8,
+};
 
-/// Longest block, in elements: lanes of one byte can count this many zeros.
-pub(super) const BLOCK: usize = 2048;
-/// Elements after which `f32` sums go on in `f64`.
-const FLUSH: usize = 512;
-const LANES: usize = 16;
+/// Bytes of the longest block: what lanes of one byte can count.
+pub(super) const SPAN: usize = 8192;
 
 /// What the bits of a block say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +19,9 @@ pub(super) struct Ends {
     pub(super) least: u64,
     /// Zeros of either sign.
     pub(super) zeros: u64,
+    /// Magnitudes of at least what is normal, where they are counted in the same pass: of words of one byte, most
+    /// blocks of which have others.
+    pub(super) normal: Option<u64>,
     /// Bits of the smallest value.
     pub(super) low: u64,
     /// Bits of the largest value.
@@ -28,224 +30,150 @@ pub(super) struct Ends {
 
 /// The unsigned integer that holds one element.
 pub(super) trait Word: Copy + bytemuck::Pod {
-    /// Extremes of a block that is not empty.
-    fn ends(x: &[Self]) -> Ends;
+    /// Extremes of a block that is not empty; `normal` is the smallest normal magnitude.
+    fn ends(x: &[Self], normal: u64) -> Ends;
+    /// The same for a block of which only the largest magnitude and the counts are wanted; the other extremes are
+    /// those of one that only holds zero and the smallest magnitude there is.
+    fn glance(x: &[Self], normal: u64) -> Ends;
     /// How many magnitudes are at least `from`, which is one.
     fn count_from(x: &[Self], from: u64) -> u64;
+    /// Copies a block with `instead` for the magnitudes from `limit` on.
+    fn below(x: &[Self], limit: u64, instead: Self, out: &mut [Self]);
     /// As `u64`.
     fn wide(self) -> u64;
 }
 
 macro_rules! word {
-    ($word:ty, $key:ty, $ends:ident, $count:ident, $lanes:literal) => {
-        impl Word for $word {
-            fn ends(x: &[Self]) -> Ends {
-                const SIGN: $word = 1 << (<$word>::BITS - 1);
-                let (top, bottom, least, zeros) = $ends(x);
-                let least = least.wrapping_add(1);
-                let has_negative = bottom & SIGN != 0;
+    ($word:ty, $key:ty, $vector:ident, $keys:ident, $lanes:literal, |$counts:ident| $total:expr) => {
+        const _: () = {
+            const SIGN: $word = 1 << (<$word>::BITS - 1);
+            const COUNTED: bool = <$word>::BITS == 8;
+
+            #[inline(always)]
+            fn look<S: Simd, const GLANCE: bool>(s: S, x: &[$word], subnormal: $word) -> Ends {
+                // The largest bits as a signed integer, which are the largest value's if one is positive; as an
+                // unsigned one, which are the smallest value's if one is negative.
+                let mut top = $keys::splat(s, <$key>::MIN);
+                let mut bottom = $vector::splat(s, 0);
+                // One less, so that a zero's wraps around to the largest.
+                let mut least = $vector::splat(s, <$word>::MAX);
+                let (mut alive, mut normal) = ($vector::splat(s, 0), $vector::splat(s, 0));
+                each::<_, $lanes>(
+                    x,
+                    x[0],
+                    #[inline(always)]
+                    |x| {
+                        let x = $vector::from_slice(s, x);
+                        let magnitude = x & !SIGN;
+                        if GLANCE {
+                            bottom = bottom.max(magnitude);
+                        } else {
+                            top = top.max(x.bitcast::<$keys<S>>());
+                            bottom = bottom.max(x);
+                            least = least.min(magnitude - 1);
+                        }
+                        alive += magnitude.min(1);
+                        if COUNTED {
+                            normal += magnitude.saturating_sub(subnormal).min(1);
+                        }
+                    },
+                );
+                let pad = (x.len().next_multiple_of($lanes) - x.len()) as u64;
+                let total =
+                    |$counts: $vector<S>, from: $word| $total - if x[0] & !SIGN < from { 0 } else { pad };
+                let zeros = x.len() as u64 - total(alive, 1);
+                let normal = COUNTED.then(|| total(normal, subnormal + 1));
+                if GLANCE {
+                    let most = bottom.reduce_max().into();
+                    return Ends { most, least: 1, zeros, normal, low: 0, high: 0 };
+                }
+                let (top, bottom) = (top.reduce_max(), bottom.reduce_max());
+                let least = least.reduce_min().wrapping_add(1);
                 // A zero lies between the negative and the positive values; without one the closest to it does.
                 let inner = |sign: $word| if zeros > 0 { 0 } else { sign | least };
                 Ends {
                     most: u64::from((bottom & !SIGN).max(top.max(0).cast_unsigned())),
                     least: u64::from(least),
                     zeros,
-                    low: u64::from(if has_negative { bottom } else { inner(0) }),
+                    normal,
+                    low: u64::from(if bottom & SIGN != 0 { bottom } else { inner(0) }),
                     high: u64::from(if top >= 0 { top.cast_unsigned() } else { inner(SIGN) }),
                 }
             }
-            fn count_from(x: &[Self], from: u64) -> u64 {
-                $count(x, from as $word)
-            }
-            fn wide(self) -> u64 {
-                u64::from(self)
-            }
-        }
 
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-        fn $count(x: &[$word], from: $word) -> u64 {
-            const SIGN: $word = 1 << (<$word>::BITS - 1);
-            let mut count: [$word; $lanes] = [0; $lanes];
-            let (chunks, tail) = x.as_chunks::<$lanes>();
-            for x in chunks {
-                for l in 0..$lanes {
-                    count[l] += <$word>::from(x[l] & !SIGN >= from);
+            impl Word for $word {
+                fn ends(x: &[Self], normal: u64) -> Ends {
+                    #[inline(always)]
+                    fn ends_in<S: Simd>(s: S, x: &[$word], subnormal: $word) -> Ends {
+                        look::<S, false>(s, x, subnormal)
+                    }
+                    dispatch!(Level::new(), s => ends_in(s, x, normal as $word - 1))
                 }
-            }
-            let tail = tail.iter().filter(|&&x| x & !SIGN >= from).count() as u64;
-            count.into_iter().map(u64::from).sum::<u64>() + tail
-        }
 
-        /// The largest bits as a signed integer, which are the largest value's if one is positive; as an unsigned
-        /// one, which are the smallest value's if one is negative; the smallest nonzero magnitude minus one;
-        /// and the zeros.
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-        fn $ends(x: &[$word]) -> ($key, $word, $word, u64) {
-            const SIGN: $word = 1 << (<$word>::BITS - 1);
-            let mut top = [<$key>::MIN; $lanes];
-            let mut bottom = [0; $lanes];
-            let mut least = [<$word>::MAX; $lanes];
-            let mut zeros: [$word; $lanes] = [0; $lanes];
-            let (chunks, tail) = x.as_chunks::<$lanes>();
-            for x in chunks {
-                for l in 0..$lanes {
-                    let magnitude = x[l] & !SIGN;
-                    top[l] = x[l].cast_signed().max(top[l]);
-                    bottom[l] = x[l].max(bottom[l]);
-                    least[l] = magnitude.wrapping_sub(1).min(least[l]);
-                    zeros[l] += <$word>::from(magnitude == 0);
+                fn glance(x: &[Self], normal: u64) -> Ends {
+                    #[inline(always)]
+                    fn glance_in<S: Simd>(s: S, x: &[$word], subnormal: $word) -> Ends {
+                        look::<S, true>(s, x, subnormal)
+                    }
+                    dispatch!(Level::new(), s => glance_in(s, x, normal as $word - 1))
                 }
-            }
-            for (l, &x) in tail.iter().enumerate() {
-                let magnitude = x & !SIGN;
-                top[l] = x.cast_signed().max(top[l]);
-                bottom[l] = x.max(bottom[l]);
-                least[l] = magnitude.wrapping_sub(1).min(least[l]);
-                zeros[l] += <$word>::from(magnitude == 0);
-            }
-            (
-                top.into_iter().max().unwrap_or(<$key>::MIN),
-                bottom.into_iter().max().unwrap_or(0),
-                least.into_iter().min().unwrap_or(<$word>::MAX),
-                zeros.into_iter().map(u64::from).sum(),
-            )
-        }
-    };
-}
 
-word!(u8, i8, ends8, count8, 64);
-word!(u16, i16, ends16, count16, 32);
-word!(u32, i32, ends32, count32, 16);
-word!(u64, i64, ends64, count64, 8);
+                fn count_from(x: &[Self], from: u64) -> u64 {
+                    #[inline(always)]
+                    fn count_in<S: Simd>(s: S, x: &[$word], below: $word) -> u64 {
+                        let mut found = $vector::splat(s, 0);
+                        each::<_, $lanes>(
+                            x,
+                            0,
+                            #[inline(always)]
+                            |x| {
+                                let magnitude = $vector::from_slice(s, x) & (<$word>::MAX >> 1);
+                                found += (magnitude.max(below) - below).min(1);
+                            },
+                        );
+                        let $counts = found;
+                        $total
+                    }
+                    dispatch!(Level::new(), s => count_in(s, x, from as $word - 1))
+                }
 
-/// Squares of `f32` magnitudes from 2⁻⁶⁰ …
-pub(super) const SMALLEST: u64 = (127 - 60) << 23;
-/// … to 2⁵⁸ neither vanish nor overflow, even a lane's full of them.
-pub(super) const LARGEST: u64 = (127 + 58) << 23;
-
-/// Bits of a float of 16 or 8 bits in the place of an `f32`'s, without its exponent's bias.
-#[inline(always)]
-fn small_float<const MANTISSA: u32, const EXPONENT: u32>(word: u32) -> f32 {
-    let magnitude = word & ((1 << (MANTISSA + EXPONENT)) - 1);
-    let bias = (1 << (EXPONENT - 1)) - 1;
-    let normal = f32::from_bits((magnitude << (23 - MANTISSA)) + ((127 - bias) << 23));
-    let unit = f32::from_bits((127 + 1 - bias - MANTISSA) << 23);
-    let subnormal = magnitude.cast_signed() as f32 * unit;
-    // Masks instead of a choice: a choice keeps the loop from becoming vector instructions.
-    let is_subnormal = all_bits(magnitude < 1 << MANTISSA);
-    let value = (subnormal.to_bits() & is_subnormal) | (normal.to_bits() & !is_subnormal);
-    let sign = (word << (31 - MANTISSA - EXPONENT)) & (1 << 31);
-    f32::from_bits(value | sign)
-}
-
-#[inline(always)]
-fn all_bits(yes: bool) -> u32 {
-    0u32.wrapping_sub(u32::from(yes))
-}
-
-macro_rules! moments {
-    ($name:ident, $word:ty, |$x:ident| $value:expr, $doc:literal) => {
-        #[doc = $doc]
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-        pub(super) fn $name(x: &[$word]) -> (f64, f64) {
-            let (mut total, mut total_squares) = (0f64, 0f64);
-            for piece in x.chunks(FLUSH) {
-                let (mut sum, mut squares) = ([0f32; LANES], [0f32; LANES]);
-                let (chunks, tail) = piece.as_chunks::<LANES>();
-                for chunk in chunks {
-                    for l in 0..LANES {
-                        let $x = chunk[l];
-                        let value: f32 = $value;
-                        sum[l] += value;
-                        squares[l] += value * value;
+                fn below(x: &[Self], limit: u64, instead: Self, out: &mut [Self]) {
+                    let limit = limit as $word;
+                    for (to, &from) in out.iter_mut().zip(x) {
+                        *to = if from & (<$word>::MAX >> 1) < limit { from } else { instead };
                     }
                 }
-                for (l, &$x) in tail.iter().enumerate() {
-                    let value: f32 = $value;
-                    sum[l] += value;
-                    squares[l] += value * value;
+
+                fn wide(self) -> u64 {
+                    u64::from(self)
                 }
-                total += fold(sum);
-                total_squares += fold(squares);
             }
-            (total, total_squares)
-        }
+        };
     };
 }
 
-moments!(moments_f32, u32, |x| f32::from_bits(x), "Sum and sum of squares of `float32` bits.");
-/// Sum and sum of squares of `bfloat16` bits.
-pub(super) fn moments_bf16(x: &[u16]) -> (f64, f64) {
-    let mut wide = [0u32; BLOCK];
-    let wide = &mut wide[..x.len()];
-    widen_bf16(x, wide);
-    moments_f32(wide)
-}
+word!(u8, i8, u8x64, i8x64, 64, |counts| u64::from(counts.pairwise_widening_add().reduce_sum()));
+word!(u16, i16, u16x32, i16x32, 32, |counts| u64::from(counts.reduce_sum()));
+word!(u32, i32, u32x16, i32x16, 16, |counts| u64::from(counts.reduce_sum()));
+word!(u64, i64, u64x8, i64x8, 8, |counts| counts.reduce_sum());
 
-// On its own: inside the loop of sums it keeps them from becoming vector instructions.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn widen_bf16(from: &[u16], to: &mut [u32]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = u32::from(from) << 16;
-    }
-}
-
-moments!(
-    moments_f16,
-    u16,
-    |x| small_float::<10, 5>(u32::from(x)),
-    "Sum and sum of squares of finite `float16` bits."
-);
-moments!(
-    moments_e4m3,
-    u8,
-    |x| small_float::<3, 4>(u32::from(x)),
-    "Sum and sum of squares of finite `float8_e4m3fn` bits."
-);
-moments!(
-    moments_e5m2,
-    u8,
-    |x| small_float::<2, 5>(u32::from(x)),
-    "Sum and sum of squares of finite `float8_e5m2` bits."
-);
-
-/// Sum and sum of squares of any finite values.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub(super) fn moments_f64(x: &[f64]) -> (f64, f64) {
-    let (mut sum, mut squares) = ([0f64; 8], [0f64; 8]);
-    let (chunks, tail) = x.as_chunks::<8>();
+/// Calls `f` with every `N` elements of a block, the last ones filled up with `pad`.
+#[inline(always)]
+pub(super) fn each<T: Copy, const N: usize>(x: &[T], pad: T, mut f: impl FnMut(&[T; N])) {
+    let (chunks, tail) = x.as_chunks::<N>();
     for x in chunks {
-        for l in 0..8 {
-            sum[l] += x[l];
-            squares[l] += x[l] * x[l];
-        }
+        f(x);
     }
-    for (l, &x) in tail.iter().enumerate() {
-        sum[l] += x;
-        squares[l] += x * x;
+    if !tail.is_empty() {
+        let mut last = [pad; N];
+        last[..tail.len()].copy_from_slice(tail);
+        f(&last);
     }
-    (sum.iter().sum(), squares.iter().sum())
-}
-
-// Not inlined: the pairs of `f64` in here would make the compiler sum the lanes of `f32` in pairs as well.
-#[inline(never)]
-fn fold(lanes: [f32; LANES]) -> f64 {
-    let mut wide = lanes.map(f64::from);
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            wide[l] += wide[l + width];
-        }
-    }
-    wide[0]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DType;
-    use crate::stats::decode;
 
     #[test]
     fn ends_of_every_length_agree_with_the_values() {
@@ -255,7 +183,7 @@ mod tests {
         for x in mixed.chain(edges) {
             let x: Vec<f32> = x;
             let bits: Vec<u32> = x.iter().map(|v| v.to_bits()).collect();
-            let ends = u32::ends(&bits);
+            let ends = u32::ends(&bits, 1 << 23);
             assert_eq!(ends.zeros, x.iter().filter(|v| **v == 0.0).count() as u64);
             let close = |bits: u64, value: f32| (f32::from_bits(bits as u32) - value).abs() == 0.0;
             assert!(close(ends.high, x.iter().fold(f32::MIN, |m, &v| m.max(v))), "{x:?}");
@@ -266,25 +194,29 @@ mod tests {
         }
     }
 
+    fn counts<W: Word + TryFrom<u64>>(bits: u32)
+    where
+        W::Error: std::fmt::Debug,
+    {
+        let word = |i: u64| W::try_from(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)).expect("fits");
+        for len in [1, 63, 64, 65, 1000, SPAN as u64 / 2] {
+            let x: Vec<W> = (0..len).map(word).collect();
+            for from in [1, 2, 1 << (bits - 3), (1 << (bits - 1)) - 1] {
+                let magnitude = |w: &&W| w.wide() & ((1 << (bits - 1)) - 1);
+                let expected = x.iter().filter(|w| magnitude(w) >= from).count() as u64;
+                assert_eq!(W::count_from(&x, from), expected, "{bits} {len} {from}");
+                if let Some(normal) = W::ends(&x, from).normal {
+                    assert_eq!(normal, expected, "{bits} {len} {from}");
+                }
+            }
+        }
+    }
+
     #[test]
-    fn every_small_float_has_the_decoders_value() {
-        let finite = |x: f32| if x.is_finite() { x } else { 0.0 };
-        for word in 0..=u16::MAX {
-            let expected = finite(half::f16::from_bits(word).to_f32());
-            if word & 0x7fff < 0x7c00 {
-                assert_eq!(small_float::<10, 5>(u32::from(word)).to_bits(), expected.to_bits(), "{word:#x}");
-            }
-        }
-        for byte in 0..=u8::MAX {
-            let mut out = [0.0];
-            decode::to_f32(DType::Float8E4M3Fn, &[byte], &mut out);
-            if out[0].is_finite() {
-                assert_eq!(small_float::<3, 4>(u32::from(byte)).to_bits(), out[0].to_bits(), "{byte:#x}");
-            }
-            decode::to_f32(DType::Float8E5M2, &[byte], &mut out);
-            if out[0].is_finite() {
-                assert_eq!(small_float::<2, 5>(u32::from(byte)).to_bits(), out[0].to_bits(), "{byte:#x}");
-            }
-        }
+    fn counts_of_every_width_agree_with_counting() {
+        counts::<u8>(8);
+        counts::<u16>(16);
+        counts::<u32>(32);
+        counts::<u64>(64);
     }
 }

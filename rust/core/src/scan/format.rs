@@ -1,8 +1,11 @@
 //! From a block of bytes to what it adds to a tensor's health, by kind of dtype.
 
-use super::float::{self, BLOCK, LARGEST, SMALLEST, Word};
+use std::borrow::Cow;
+
+use super::float::{Ends, SPAN, Word};
 use super::health::{Class, Health};
-use super::integer;
+use super::integer::{Ends as SmallEnds, Small};
+use super::sums::{self, BLOCK, LARGEST, SMALLEST};
 use crate::DType;
 use crate::dtype::Kind;
 use crate::stats::decode::{self, Limits};
@@ -14,16 +17,28 @@ pub(super) struct Scanner {
     /// The values where saturating arithmetic stops.
     ends: (f64, f64),
     float: Option<FloatBits>,
-    /// Value of every byte of a one-byte dtype that is no IEEE-like float.
+    /// Value of every byte of a one-byte dtype.
     table: Option<Box<[f64; 256]>>,
-    /// Of how many blocks one is summed.
+    /// Of how many blocks one is summed, about.
     every: u64,
+    /// Blocks until it is tried again to look at the largest magnitude only, which was not enough.
+    unseen: u32,
     wide: Vec<f64>,
 }
 
-/// Tensors of more numbers are summed in every fourth block only: a mean needs no more, and extremes and counts,
-/// which do, come from the bits at half the cost.
-const SUMMED_WHOLE: u64 = 1 << 20;
+/// Blocks that are looked at in full after a glance at one was not enough.
+const WARY: u32 = 16;
+
+/// Of large tensors only a share of the blocks is summed: a mean needs no more, and extremes and counts, which do,
+/// come from the bits at half the cost.
+fn every(numbers: u64) -> u64 {
+    match numbers {
+        0..=0x10_0000 => 1,
+        0x10_0001..=0x40_0000 => 4,
+        0x40_0001..=0x100_0000 => 8,
+        _ => 16,
+    }
+}
 
 /// Magnitude bits at which a float dtype changes its nature.
 #[derive(Clone, Copy)]
@@ -35,6 +50,8 @@ struct FloatBits {
     near: u64,
     /// The smallest that is not finite.
     infinite: u64,
+    /// The smallest that is not a number.
+    nan: u64,
 }
 
 impl Scanner {
@@ -48,27 +65,31 @@ impl Scanner {
             _ if dtype.kind() == Kind::Float => (-limits.near_max / 0.9, limits.near_max / 0.9),
             _ => (f64::NEG_INFINITY, f64::INFINITY),
         };
-        let is_table = dtype.size() == 1 && float.is_none() && !matches!(dtype, DType::Int8 | DType::UInt8);
-        let table = is_table.then(|| {
+        let table = (dtype.size() == 1).then(|| {
             let bytes: Vec<u8> = (0..=u8::MAX).collect();
             let mut values = Box::new([0.0; 256]);
             decode::to_f64(dtype, &bytes, values.as_mut_slice());
             values
         });
-        Self {
-            dtype,
-            limits,
-            ends,
-            float,
-            table,
-            every: if numbers > SUMMED_WHOLE { 4 } else { 1 },
-            wide: vec![0.0; BLOCK],
+        Self { dtype, limits, ends, float, table, every: every(numbers), unseen: 0, wide: vec![0.0; BLOCK] }
+    }
+
+    /// Bytes that one call of [`Self::add`] takes at most: as many as stay in the first-level cache and lanes of their
+    /// size can count, and any where a histogram does.
+    pub(super) fn span(&self) -> usize {
+        let block = BLOCK * self.dtype.size();
+        if self.is_histogram() {
+            usize::MAX
+        } else if self.float.is_some() || self.dtype.size() == 1 {
+            block.max(SPAN)
+        } else {
+            block
         }
     }
 
-    /// Bytes that one call of [`Self::add`] takes at most: several blocks where a histogram pays.
-    pub(super) fn span(&self) -> usize {
-        if self.table.is_some() { usize::MAX } else { BLOCK * self.dtype.size() }
+    /// Whether a histogram is the way: for bytes that are neither integers nor floats of a common kind.
+    fn is_histogram(&self) -> bool {
+        self.table.is_some() && self.float.is_none() && !matches!(self.dtype, DType::Int8 | DType::UInt8)
     }
 
     /// Whether the bits of one element are those of a zero.
@@ -79,97 +100,171 @@ impl Scanner {
     /// Adds numbers; `at` is the place of the first. Returns how many are zero.
     pub(super) fn add(&mut self, bytes: &[u8], at: u64, health: &mut Health) -> u64 {
         health.numbers += (bytes.len() / self.dtype.size()) as u64;
+        if let Some(bits) = self.float {
+            return match self.dtype.size() {
+                1 => self.add_float::<u8>(bits, bytes, at, health),
+                2 => self.add_float::<u16>(bits, bytes, at, health),
+                4 => self.add_float::<u32>(bits, bytes, at, health),
+                _ => self.add_float::<u64>(bits, bytes, at, health),
+            };
+        }
         match self.dtype {
-            DType::Float64 => self.add_float::<u64>(bytes, at, health),
-            DType::Float32 => self.add_float::<u32>(bytes, at, health),
-            DType::Float16 | DType::BFloat16 => self.add_float::<u16>(bytes, at, health),
-            DType::Float8E4M3Fn | DType::Float8E5M2 => self.add_float::<u8>(bytes, at, health),
-            DType::Int8 => {
-                self.add_small_ints(integer::ends_i8(bytemuck::cast_slice(bytes)), bytes, at, health)
-            }
-            DType::UInt8 => self.add_small_ints(integer::ends_u8(bytes), bytes, at, health),
-            _ if self.table.is_some() => self.add_bytes(bytes, at, health),
+            DType::Int8 => self.add_small_ints(bytemuck::cast_slice::<u8, i8>(bytes), at, health),
+            DType::UInt8 => self.add_small_ints(bytes, at, health),
+            _ if self.is_histogram() => self.add_bytes(bytes, at, health),
             _ => self.add_values(bytes, at, health),
         }
     }
 
-    fn add_float<W: Word>(&mut self, bytes: &[u8], at: u64, health: &mut Health) -> u64 {
-        let Some(FloatBits { mask, normal, near, infinite }) = self.float else {
-            return self.add_values(bytes, at, health);
-        };
+    fn add_float<W: Word>(&mut self, bits: FloatBits, bytes: &[u8], at: u64, health: &mut Health) -> u64 {
         let x: &[W] = bytemuck::cast_slice(bytes);
-        let ends = W::ends(x);
-        if ends.most >= infinite {
-            return self.add_values(bytes, at, health);
+        let magnitude = |w: W| w.wide() & bits.mask;
+        let find =
+            |wanted: &dyn Fn(u64) -> bool| at + x.iter().position(|&w| wanted(w.wide())).unwrap_or(0) as u64;
+        let find_finite =
+            |wanted: &dyn Fn(u64) -> bool| find(&|w| w & bits.mask < bits.infinite && wanted(w & bits.mask));
+        let mut finite = Cow::Borrowed(x);
+        let mut ends = self.ends(bits, x, health);
+        // How many places of `finite` hold the same finite number instead of one that is not, and which.
+        let (mut stand_ins, mut stand_in) = (0, 0);
+        if ends.most >= bits.infinite {
+            let (positive, negative) = (bits.infinite, bits.infinite | (bits.mask + 1));
+            stand_ins = W::count_from(x, bits.infinite);
+            let nans = if ends.most < bits.nan { 0 } else { W::count_from(x, bits.nan) };
+            let infinities = stand_ins - nans;
+            let below_zero =
+                if infinities > 0 { x.iter().filter(|w| w.wide() == negative).count() as u64 } else { 0 };
+            health.add(Class::Nan, nans, || find(&|w| w & bits.mask >= bits.nan));
+            health.add(Class::NegInf, below_zero, || find(&|w| w == negative));
+            health.add(Class::PosInf, infinities - below_zero, || find(&|w| w == positive));
+            let Some(&first) = x.iter().find(|&&w| magnitude(w) < bits.infinite) else { return 0 };
+            stand_in = magnitude(first);
+            W::below(x, bits.infinite, first, finite.to_mut());
+            ends = W::ends(&finite, bits.normal);
         }
-        let magnitude = |w: &W| w.wide() & mask;
-        let find = |wanted: &dyn Fn(u64) -> bool| {
-            at + x.iter().position(|w| wanted(magnitude(w))).unwrap_or(0) as u64
-        };
-        let count = |from: u64| W::count_from(x, from);
-        health.add(Class::Zero, ends.zeros, || find(&|m| m == 0));
+        let stand_ins_from = |from: u64| if stand_in >= from { stand_ins } else { 0 };
+        let count = |from: u64| W::count_from(&finite, from) - stand_ins_from(from);
+        let zeros = ends.zeros - if stand_in == 0 { stand_ins } else { 0 };
+        health.add(Class::Zero, zeros, || find_finite(&|m| m == 0));
         let mut least = f64::INFINITY;
         if ends.least > 0 {
             least = self.value(ends.least);
-            if ends.least < normal {
-                let subnormal = x.len() as u64 - ends.zeros - count(normal);
-                health.add(Class::Subnormal, subnormal, || find(&|m| m != 0 && m < normal));
+            if ends.least < bits.normal {
+                let normal =
+                    ends.normal.map_or_else(|| count(bits.normal), |n| n - stand_ins_from(bits.normal));
+                let subnormal = x.len() as u64 - stand_ins - zeros - normal;
+                health.add(Class::Subnormal, subnormal, || find_finite(&|m| m != 0 && m < bits.normal));
             }
-            if ends.most >= near {
-                health.add(Class::NearMax, count(near), || find(&|m| m >= near));
-                let largest = infinite - 1;
-                health.add(Class::Saturated, count(largest), || find(&|m| m == largest));
+            if ends.most >= bits.near {
+                health.add(Class::NearMax, count(bits.near), || find_finite(&|m| m >= bits.near));
+                let largest = bits.infinite - 1;
+                health.add(Class::Saturated, count(largest), || find_finite(&|m| m == largest));
             }
         }
         health.extend(self.value(ends.low), self.value(ends.high), least);
-        if self.is_summed(at) {
-            health.add_sums(x.len() as u64, self.moments(bytes, ends.least, ends.most));
+        for (i, (x, finite)) in x.chunks(BLOCK).zip(finite.chunks(BLOCK)).enumerate() {
+            if !self.is_summed(at + (i * BLOCK) as u64) {
+                continue;
+            }
+            if stand_ins == 0 {
+                let sums = self.sums(bytemuck::cast_slice(finite), ends.least, ends.most);
+                health.add_sums(x.len() as u64, sums);
+            } else {
+                let mut zeroed = vec![W::zeroed(); x.len()];
+                W::below(x, bits.infinite, W::zeroed(), &mut zeroed);
+                let summed = x.iter().filter(|&&w| magnitude(w) < bits.infinite).count() as u64;
+                let sums = self.sums(bytemuck::cast_slice(&zeroed), ends.least, ends.most);
+                health.add_sums(summed, sums);
+            }
+        }
+        zeros
+    }
+
+    /// Extremes of a block; of words of one byte only what can change the extremes that are known, as nearly every
+    /// block of a large tensor changes none.
+    fn ends<W: Word>(&mut self, bits: FloatBits, x: &[W], health: &Health) -> Ends {
+        if size_of::<W>() == 1 && health.least <= self.value(1) && self.may_glance() {
+            let ends = W::glance(x, bits.normal);
+            if ends.most < bits.infinite && self.value(ends.most) <= health.max.min(-health.min) {
+                return ends;
+            }
+            self.unseen = WARY;
+        }
+        W::ends(x, bits.normal)
+    }
+
+    fn may_glance(&mut self) -> bool {
+        let may = self.unseen == 0;
+        self.unseen = self.unseen.saturating_sub(1);
+        may
+    }
+
+    /// Whether the block at a place is one of those that are summed: a share of any blocks at equal distances, so
+    /// that a matrix is not summed in some of its columns only.
+    fn is_summed(&self, at: u64) -> bool {
+        let fibonacci = 0x9e37_79b9_7f4a_7c15;
+        (at / BLOCK as u64).wrapping_mul(fibonacci) <= u64::MAX / self.every
+    }
+
+    /// Numbers of one byte that are integers.
+    fn add_small_ints<T: Small>(&mut self, x: &[T], at: u64, health: &mut Health) -> u64 {
+        let ends = self.small_ends(x, health);
+        let find = |class: Class| {
+            let found = x.iter().position(|&x| self.classes(f64::from(x.into())) & 1 << class as u8 != 0);
+            at + found.unwrap_or(0) as u64
+        };
+        health.add(Class::Zero, ends.zeros, || find(Class::Zero));
+        health.add(Class::Saturated, ends.last, || find(Class::Saturated));
+        let least = if ends.least == 0 { f64::INFINITY } else { f64::from(ends.least) };
+        health.extend(f64::from(ends.low), f64::from(ends.high), least);
+        for (i, x) in x.chunks(BLOCK).enumerate() {
+            if self.is_summed(at + (i * BLOCK) as u64) {
+                let (sum, squares) = T::sums(x);
+                health.add_sums(x.len() as u64, (f64::from(sum), f64::from(squares)));
+            }
         }
         ends.zeros
     }
 
-    /// Whether the block at a place is one of those that are summed.
-    fn is_summed(&self, at: u64) -> bool {
-        (at / BLOCK as u64).is_multiple_of(self.every)
+    /// As [`Self::ends`].
+    fn small_ends<T: Small>(&mut self, x: &[T], health: &Health) -> SmallEnds {
+        if health.least <= 1.0 && self.may_glance() {
+            let ends = T::glance(x);
+            let lowest = if T::MIN < 0 { -f64::from(ends.most) } else { 0.0 };
+            if f64::from(ends.most) <= health.max && lowest >= health.min {
+                return ends;
+            }
+            self.unseen = WARY;
+        }
+        T::ends(x)
     }
 
-    /// Numbers of one byte that are integers.
-    fn add_small_ints(&self, ends: integer::Ends, bytes: &[u8], at: u64, health: &mut Health) -> u64 {
-        let value = |byte: u8| {
-            if self.dtype == DType::Int8 { f64::from(byte.cast_signed()) } else { f64::from(byte) }
-        };
-        let find = |class: Class| {
-            let found = bytes.iter().position(|&b| self.classes(value(b)) & 1 << class as u8 != 0);
-            at + found.unwrap_or(0) as u64
-        };
-        health.add(Class::Zero, ends.zeros, || find(Class::Zero));
-        health.add(Class::Saturated, ends.saturated, || find(Class::Saturated));
-        let least = if ends.least == 0 { f64::INFINITY } else { f64::from(ends.least) };
-        health.extend(f64::from(ends.low), f64::from(ends.high), least);
-        health.add_sums(bytes.len() as u64, (f64::from(ends.sum), f64::from(ends.squares)));
-        ends.zeros
-    }
-
-    /// Sum and sum of squares of finite numbers, whose nonzero magnitudes lie between two given as bits.
-    fn moments(&mut self, bytes: &[u8], least: u64, most: u64) -> (f64, f64) {
+    /// Sum and sum of squares of a block of finite numbers, whose nonzero magnitudes lie between two given as bits.
+    fn sums(&mut self, bytes: &[u8], least: u64, most: u64) -> (f64, f64) {
         let narrow = |shift: u32| most == 0 || least << shift >= SMALLEST && most << shift <= LARGEST;
         match self.dtype {
-            DType::Float32 if narrow(0) => float::moments_f32(bytemuck::cast_slice(bytes)),
-            DType::BFloat16 if narrow(16) => float::moments_bf16(bytemuck::cast_slice(bytes)),
-            DType::Float16 => float::moments_f16(bytemuck::cast_slice(bytes)),
-            DType::Float8E4M3Fn => float::moments_e4m3(bytes),
-            DType::Float8E5M2 => float::moments_e5m2(bytes),
+            DType::Float32 if narrow(0) => sums::of_f32(bytemuck::cast_slice(bytes)),
+            DType::BFloat16 if narrow(16) => sums::of_bf16(bytemuck::cast_slice(bytes)),
+            DType::Float16 => sums::of_f16(bytemuck::cast_slice(bytes)),
+            DType::Float8E4M3Fn => sums::of_e4m3(bytemuck::cast_slice(bytes)),
+            DType::Float8E5M2 => sums::of_e5m2(bytemuck::cast_slice(bytes)),
             _ => {
                 let wide = &mut self.wide[..bytes.len() / self.dtype.size()];
                 decode::to_f64(self.dtype, bytes, wide);
-                float::moments_f64(wide)
+                sums::of_f64(wide)
             }
         }
     }
 
     /// The value of some bits.
     fn value(&self, bits: u64) -> f64 {
-        value(self.dtype, bits)
+        match (&self.table, self.dtype) {
+            (Some(table), _) => table[bits as usize],
+            (None, DType::Float16) => half::f16::from_bits(bits as u16).to_f64(),
+            (None, DType::BFloat16) => half::bf16::from_bits(bits as u16).to_f64(),
+            (None, DType::Float32) => f32::from_bits(bits as u32).into(),
+            _ => f64::from_bits(bits),
+        }
     }
 
     /// Any numbers, one by one.
@@ -314,7 +409,9 @@ fn float_bits(dtype: DType, limits: Limits) -> Option<FloatBits> {
             below = middle;
         }
     }
-    Some(FloatBits { mask, normal: 1 << mantissa, near, infinite })
+    // Only this format has no infinity.
+    let nan = if dtype == DType::Float8E4M3Fn { infinite } else { infinite + 1 };
+    Some(FloatBits { mask, normal: 1 << mantissa, near, infinite, nan })
 }
 
 fn value(dtype: DType, bits: u64) -> f64 {

@@ -54,7 +54,7 @@ pub struct Health {
     pub max: f64,
     /// Smallest nonzero magnitude; infinity when there is none.
     pub least: f64,
-    /// Finite numbers that the sums are over: all of a small tensor, every fourth block of a large one.
+    /// Finite numbers that the sums are over: all of a small tensor, a share of the blocks of a large one.
     pub summed: u64,
     /// Their sum.
     pub sum: f64,

@@ -1,64 +1,160 @@
-//! A pass over one block of integers of one byte.
+//! Passes over one block of integers of one byte.
 
-use multiversion::multiversion;
+use fearless_simd::{Level, dispatch, i8x64, i16x32, i32x16, prelude::*, u8x64, u16x32};
+
+use super::float::each;
 
 /// What a block holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ends {
+    /// Largest magnitude.
+    pub(super) most: u8,
     pub(super) low: i32,
     pub(super) high: i32,
     /// Smallest nonzero magnitude; 0 when all are zero.
     pub(super) least: u8,
     pub(super) zeros: u64,
     /// At the end of the range: −128, −127 and 127, or 255.
-    pub(super) saturated: u64,
-    pub(super) sum: i32,
-    pub(super) squares: i32,
+    pub(super) last: u64,
 }
 
-const LANES: usize = 64;
+/// An integer of one byte.
+pub(super) trait Small: Copy + Into<i32> {
+    /// The smallest there is.
+    const MIN: i32;
+    /// Extremes and counts of a block that is not empty and at most [`super::float::SPAN`] long.
+    fn ends(x: &[Self]) -> Ends;
+    /// The same of a block of which only the largest magnitude and the counts are wanted; the other extremes are
+    /// those of one that only holds 0 and 1.
+    fn glance(x: &[Self]) -> Ends;
+    /// Sum and sum of squares of such a block.
+    fn sums(x: &[Self]) -> (i32, i32);
+}
 
-macro_rules! ends {
-    ($name:ident, $int:ty, |$x:ident| $saturated:expr, |$y:ident| $magnitude:expr) => {
-        /// Counts, extremes and sums of at most [`super::float::BLOCK`] integers.
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-        pub(super) fn $name(x: &[$int]) -> Ends {
-            let mut low = [<$int>::MAX; LANES];
-            let mut high = [<$int>::MIN; LANES];
-            let mut least = [u8::MAX; LANES];
-            let (mut zeros, mut saturated) = ([0u8; LANES], [0u8; LANES]);
-            let (chunks, tail) = x.as_chunks::<LANES>();
-            for chunk in chunks {
-                for l in 0..LANES {
-                    let ($x, $y) = (chunk[l], chunk[l]);
-                    low[l] = low[l].min(chunk[l]);
-                    high[l] = high[l].max(chunk[l]);
-                    least[l] = least[l].min(($magnitude).wrapping_sub(1));
-                    zeros[l] += u8::from(chunk[l] == 0);
-                    saturated[l] += u8::from($saturated);
+macro_rules! small {
+    ($int:ty, $vector:ident, $sums:ident, $last:literal, |$x:ident| $magnitude:expr) => {
+        const _: () = {
+            #[inline(always)]
+            fn look<S: Simd, const GLANCE: bool>(s: S, x: &[$int]) -> Ends {
+                let (mut low, mut high) = ($vector::splat(s, <$int>::MAX), $vector::splat(s, <$int>::MIN));
+                let (zero, mut least) = (u8x64::splat(s, 0), u8x64::splat(s, u8::MAX));
+                let (mut most, mut alive, mut last) = (zero, zero, zero);
+                each::<_, 64>(
+                    x,
+                    x[0],
+                    #[inline(always)]
+                    |x| {
+                        let $x = $vector::from_slice(s, x);
+                        let magnitude: u8x64<S> = $magnitude.bitcast();
+                        most = most.max(magnitude);
+                        if !GLANCE {
+                            low = low.min($x);
+                            high = high.max($x);
+                            // One less, so that a zero's wraps around to the largest.
+                            least = least.min(magnitude - 1);
+                        }
+                        alive += magnitude.min(1);
+                        last += magnitude.saturating_sub($last - 1).min(1);
+                    },
+                );
+                // Without what filled up the last vector.
+                let pad = (x.len().next_multiple_of(64) - x.len()) as u64;
+                let first = i32::from(x[0]).unsigned_abs();
+                let total = |counts: u8x64<S>, from: u32| {
+                    let counted = u64::from(counts.pairwise_widening_add().reduce_sum());
+                    counted - if first >= from { pad } else { 0 }
+                };
+                let (most, zeros) = (most.reduce_max(), x.len() as u64 - total(alive, 1));
+                let last = total(last, $last);
+                if GLANCE {
+                    return Ends { most, low: 0, high: 0, least: 1, zeros, last };
+                }
+                let (low, high) = (low.reduce_min().into(), high.reduce_max().into());
+                Ends { most, low, high, least: least.reduce_min().wrapping_add(1), zeros, last }
+            }
+
+            impl Small for $int {
+                const MIN: i32 = <$int>::MIN as i32;
+
+                fn ends(x: &[Self]) -> Ends {
+                    #[inline(always)]
+                    fn ends_in<S: Simd>(s: S, x: &[$int]) -> Ends {
+                        look::<S, false>(s, x)
+                    }
+                    dispatch!(Level::new(), s => ends_in(s, x))
+                }
+
+                fn glance(x: &[Self]) -> Ends {
+                    #[inline(always)]
+                    fn glance_in<S: Simd>(s: S, x: &[$int]) -> Ends {
+                        look::<S, true>(s, x)
+                    }
+                    dispatch!(Level::new(), s => glance_in(s, x))
+                }
+
+                fn sums(x: &[Self]) -> (i32, i32) {
+                    #[inline(always)]
+                    fn sums_in<S: Simd>(s: S, x: &[$int]) -> (i32, i32) {
+                        let (mut sum, mut squares) = ($sums::splat(s, 0), i32x16::splat(s, 0));
+                        each::<_, 64>(
+                            x,
+                            0,
+                            #[inline(always)]
+                            |x| {
+                                let $x = $vector::from_slice(s, x);
+                                sum += $x.pairwise_widening_add();
+                                let (left, right) = $x.widen();
+                                let (left, right): (i16x32<S>, i16x32<S>) = (left.bitcast(), right.bitcast());
+                                squares +=
+                                    left.pairwise_dot_product(left) + right.pairwise_dot_product(right);
+                            },
+                        );
+                        let sum = sum.as_slice().iter().map(|&lane| i32::from(lane)).sum();
+                        (sum, squares.reduce_sum())
+                    }
+                    dispatch!(Level::new(), s => sums_in(s, x))
                 }
             }
-            for (l, &value) in tail.iter().enumerate() {
-                let ($x, $y) = (value, value);
-                low[l] = low[l].min(value);
-                high[l] = high[l].max(value);
-                least[l] = least[l].min(($magnitude).wrapping_sub(1));
-                zeros[l] += u8::from(value == 0);
-                saturated[l] += u8::from($saturated);
-            }
-            let wide = |x: &$int| i32::from(*x);
-            Ends {
-                low: low.iter().map(wide).min().unwrap_or(0),
-                high: high.iter().map(wide).max().unwrap_or(0),
-                least: least.into_iter().min().unwrap_or(u8::MAX).wrapping_add(1),
-                zeros: zeros.into_iter().map(u64::from).sum(),
-                saturated: saturated.into_iter().map(u64::from).sum(),
-                sum: x.iter().map(wide).sum(),
-                squares: x.iter().map(|x| i32::from(*x) * i32::from(*x)).sum(),
-            }
-        }
+        };
     };
 }
 
-ends!(ends_i8, i8, |x| !(-126..=126).contains(&x), |y| y.unsigned_abs());
-ends!(ends_u8, u8, |x| x == u8::MAX, |y| y);
+small!(i8, i8x64, i16x32, 127, |x| x.abs());
+small!(u8, u8x64, u16x32, 255, |x| x);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: Small>(x: &[T], last: u32) {
+        let wide: Vec<i32> = x.iter().map(|&v| v.into()).collect();
+        let nonzero = wide.iter().filter(|v| **v != 0).map(|v| v.unsigned_abs()).min();
+        let most = wide.iter().map(|v| v.unsigned_abs() as u8).max().expect("not empty");
+        let expected = Ends {
+            most,
+            low: *wide.iter().min().expect("not empty"),
+            high: *wide.iter().max().expect("not empty"),
+            least: nonzero.map_or(0, |m| m as u8),
+            zeros: wide.iter().filter(|v| **v == 0).count() as u64,
+            last: wide.iter().filter(|v| v.unsigned_abs() >= last).count() as u64,
+        };
+        assert_eq!(T::ends(x), expected, "{}", x.len());
+        let glance = Ends { low: 0, high: 0, least: 1, ..expected };
+        assert_eq!(T::glance(x), glance, "{}", x.len());
+        assert_eq!(T::sums(x), (wide.iter().sum(), wide.iter().map(|v| v * v).sum()), "{}", x.len());
+    }
+
+    #[test]
+    fn blocks_of_every_length_agree_with_counting() {
+        for len in [1, 2, 63, 64, 65, 130, 2048, 8192] {
+            for step in [1usize, 7, 64] {
+                let x: Vec<u8> = (0..len).map(|i| (i * step + len) as u8).collect();
+                check::<u8>(&x, 255);
+                check::<i8>(bytemuck::cast_slice(&x), 127);
+            }
+            check::<i8>(&vec![-128; len], 127);
+            check::<u8>(&vec![255; len], 255);
+            check::<i8>(&vec![0; len], 127);
+        }
+    }
+}

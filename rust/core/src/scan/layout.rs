@@ -32,12 +32,16 @@ pub(super) struct Tracker {
     pub(super) dead_rows: u64,
     /// Which channels have a nonzero element; `None` when all have, or nobody asks.
     pub(super) channels: Option<Vec<u8>>,
+    /// Elements seen, and how many there will be when it is next asked whether all channels are alive.
+    elements: usize,
+    look_at: usize,
 }
 
 impl Tracker {
     /// Starts at column `col` of a matrix of `cols` columns.
     pub(super) fn new(cols: usize, col: usize, channels: bool) -> Self {
-        Self { cols, col, alive: false, seen: false, dead_rows: 0, channels: channels.then(|| vec![0; cols]) }
+        let channels = channels.then(|| vec![0; cols]);
+        Self { cols, col, alive: false, seen: false, dead_rows: 0, channels, elements: 0, look_at: 0 }
     }
 
     /// Whether a nonzero element was seen at all.
@@ -49,19 +53,28 @@ impl Tracker {
     pub(super) fn add<W: Bits>(&mut self, x: &[W], mask: u64, zeros: u64) {
         let mask = W::of(mask);
         self.seen |= zeros < x.len() as u64;
+        self.elements += x.len();
         if zeros == 0 {
             self.add_nonzero(x.len());
-            return;
-        }
-        if zeros == x.len() as u64 {
+        } else if zeros == x.len() as u64 {
             self.add_zeros(x.len());
-            return;
+        } else {
+            // A dead channel would need more zeros than there are.
+            if zeros < (x.len() / self.cols) as u64 {
+                self.channels = None;
+            }
+            self.add_mixed(x, mask);
         }
-        // A dead channel would need more zeros than there are.
-        if zeros < (x.len() / self.cols) as u64 {
-            self.channels = None;
+        // Most tensors have no dead channel, which a few rows tell; of others it is not asked often.
+        if self.elements >= self.look_at && self.channels.is_some() {
+            self.look_at = 2 * self.elements.max(self.cols);
+            if self.channels.as_ref().is_some_and(|channels| channels.iter().all(|&alive| alive != 0)) {
+                self.channels = None;
+            }
         }
-        let mut rest = x;
+    }
+
+    fn add_mixed<W: Bits>(&mut self, mut rest: &[W], mask: W) {
         while !rest.is_empty() {
             let (row, later) = rest.split_at(rest.len().min(self.cols - self.col));
             if let Some(channels) = &mut self.channels {
@@ -105,13 +118,6 @@ impl Tracker {
             (self.col, self.alive) = (0, false);
         }
     }
-
-    /// Stops looking at channels once all are alive.
-    pub(super) fn forget_if_all_alive(&mut self) {
-        if self.channels.as_ref().is_some_and(|channels| channels.iter().all(|&alive| alive != 0)) {
-            self.channels = None;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -127,7 +133,6 @@ mod tests {
         for &piece in pieces.iter().cycle() {
             let (now, later) = rest.split_at(piece.min(rest.len()));
             tracker.add(now, u64::MAX, now.iter().map(|&v| u64::from(v == 0)).sum());
-            tracker.forget_if_all_alive();
             rest = later;
             if rest.is_empty() {
                 break;

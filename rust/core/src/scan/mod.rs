@@ -13,6 +13,7 @@ mod layout;
 mod part;
 mod repeats;
 mod run;
+mod sums;
 
 pub use bytes::{ByteDifference, byte_differences};
 pub use health::{Class, Health};

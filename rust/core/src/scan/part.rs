@@ -9,8 +9,12 @@ use crate::{DType, Result, Tensor};
 
 /// Bytes of a part, unless one row is longer.
 const PART: usize = 4 << 20;
-/// Bytes read at once.
-const CHUNK: usize = 256 << 10;
+/// Bytes read at once: as many as are read fastest.
+const CHUNK: usize = 2 << 20;
+/// Bytes whose rows are fingerprinted at once, unless one row is longer.
+const PIECE: usize = 64 << 10;
+/// Longer rows are not compared with each other.
+const LONGEST_ROW: usize = 256 << 10;
 /// Matrices of more channels are not searched for dead ones.
 const MOST_CHANNELS: u64 = 1 << 20;
 
@@ -68,7 +72,9 @@ impl Plan {
     /// Whether rows are compared with each other.
     pub(super) fn has_fingerprints(&self) -> bool {
         let bytes = self.cols.saturating_mul(self.dtype.size() as u64);
-        self.is_matrix() && self.rows <= MOST_ROWS && (LEAST_BYTES as u64..=CHUNK as u64).contains(&bytes)
+        self.is_matrix()
+            && self.rows <= MOST_ROWS
+            && (LEAST_BYTES as u64..=LONGEST_ROW as u64).contains(&bytes)
     }
 
     /// First number and how many.
@@ -120,6 +126,9 @@ pub(super) fn scan_part(tensor: &Tensor, plan: &Plan, part: u64, buffer: &mut Bu
     let row = plan.cols.saturating_mul(size as u64);
     let chunk =
         if row <= CHUNK as u64 { CHUNK as u64 / row.max(1) * plan.cols } else { (CHUNK / size) as u64 };
+    // Whole rows that are still in the second-level cache when they are looked at again.
+    let piece =
+        if plan.has_fingerprints() { (PIECE as u64 / row).max(1) * row } else { CHUNK as u64 } as usize;
     buffer.0.resize(CHUNK.div_ceil(16), 0);
     for at in (0..count).step_by(chunk as usize) {
         let len = chunk.min(count - at) as usize;
@@ -127,18 +136,17 @@ pub(super) fn scan_part(tensor: &Tensor, plan: &Plan, part: u64, buffer: &mut Bu
         tensor.read_at((first + at) / plan.components, bytes)?;
         found.bytes += bytes.len() as u64;
         let mut place = first + at;
-        for block in bytes.chunks(scanner.span()) {
-            let zeros = scanner.add(block, place, &mut found.health);
-            place += (block.len() / size) as u64;
-            if let Some(tracker) = &mut tracker {
-                track(tracker, size, block, scanner.mask(), zeros);
+        for piece in bytes.chunks(piece) {
+            for block in piece.chunks(scanner.span()) {
+                let zeros = scanner.add(block, place, &mut found.health);
+                place += (block.len() / size) as u64;
+                if let Some(tracker) = &mut tracker {
+                    track(tracker, size, block, scanner.mask(), zeros);
+                }
             }
-        }
-        if let Some(tracker) = &mut tracker {
-            tracker.forget_if_all_alive();
-        }
-        if plan.has_fingerprints() {
-            found.fingerprints.extend(bytes.chunks_exact(row as usize).map(fingerprint));
+            if plan.has_fingerprints() {
+                found.fingerprints.extend(piece.chunks_exact(row as usize).map(fingerprint));
+            }
         }
     }
     if let Some(tracker) = tracker {

@@ -36,7 +36,8 @@ pub(super) fn repeated(
     let (mut count, mut first, mut checked) = (0, None, 0);
     let (mut a, mut b) = (vec![0; row_bytes], vec![0; row_bytes]);
     let mut wrong = false;
-    for (row, &fingerprint) in fingerprints.iter().enumerate().filter(|(_, f)| **f != 0) {
+    for row in suspects(fingerprints) {
+        let fingerprint = fingerprints[row];
         let Some(&original) = earlier.get(&fingerprint) else {
             earlier.insert(fingerprint, row);
             continue;
@@ -56,4 +57,24 @@ pub(super) fn repeated(
         first = first.or(Some((row as u64, original as u64)));
     }
     Ok((count, first))
+}
+
+/// Rows of which another may have the same fingerprint, and few others: what is left for a map, which is slow.
+fn suspects(fingerprints: &[u64]) -> Vec<usize> {
+    let places = (fingerprints.len() * 8).next_power_of_two().max(64);
+    let (mut once, mut again) = (vec![0u64; places / 64], vec![0u64; places / 64]);
+    let place = |fingerprint: u64| {
+        let place = fingerprint as usize & (places - 1);
+        (place / 64, 1 << (place % 64))
+    };
+    for &fingerprint in fingerprints {
+        let (word, bit) = place(fingerprint);
+        again[word] |= once[word] & bit;
+        once[word] |= bit;
+    }
+    let is_suspect = |&row: &usize| {
+        let (word, bit) = place(fingerprints[row]);
+        fingerprints[row] != 0 && again[word] & bit != 0
+    };
+    (0..fingerprints.len()).filter(is_suspect).collect()
 }

@@ -393,22 +393,8 @@ fn padded<S: Simd>(s: S, tail: &[f32], pad: f32) -> V<S> {
 }
 
 /// The lanes' sum in `f64`, in a fixed tree.
-#[must_use]
-pub fn total(lanes: &[f32; LANES]) -> f64 {
-    let mut wide = lanes.map(f64::from);
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            wide[l] += wide[l + width];
-        }
-    }
-    wide[0]
-}
-
-/// The same of a vector.
 #[inline(always)]
-pub(super) fn folded<S: Simd>(lanes: V<S>) -> f64 {
+pub(crate) fn folded<S: Simd>(lanes: V<S>) -> f64 {
     let (low, high) = lanes.widen();
     (low + high).reduce_sum()
 }

@@ -9,7 +9,7 @@
 
 use std::sync::LazyLock;
 
-use multiversion::multiversion;
+use fearless_simd::{Level, dispatch, f32x16, prelude::*};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -273,29 +273,41 @@ fn narrowed(x: f64) -> f32 {
     x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn squares(x: &[f32]) -> f64 {
-    let mut acc = [0f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for x in chunks {
-        for l in 0..LANES {
-            acc[l] += x[l] * x[l];
-        }
+    #[inline(always)]
+    fn squares_in<S: Simd>(s: S, x: &[f32]) -> f64 {
+        let mut sum = f32x16::splat(s, 0.0);
+        block32::each(
+            s,
+            x,
+            0.0,
+            #[inline(always)]
+            |x| sum += x * x,
+        );
+        block32::folded(sum)
     }
-    for (l, x) in tail.iter().enumerate() {
-        acc[l] += x * x;
-    }
-    block32::total(&acc)
+    dispatch!(Level::new(), s => squares_in(s, x))
 }
 
 /// Adds signed values to their buckets; `at` is the place of the first within its turn.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn project(mut x: &[f32], mut at: usize, signs: &[f32], buckets: &mut [f32; BUCKETS]) {
+fn project(x: &[f32], at: usize, signs: &[f32], buckets: &mut [f32; BUCKETS]) {
+    dispatch!(Level::new(), s => project_in(s, x, at, signs, buckets));
+}
+
+#[inline(always)]
+fn project_in<S: Simd>(s: S, mut x: &[f32], mut at: usize, signs: &[f32], buckets: &mut [f32; BUCKETS]) {
     while !x.is_empty() {
         let bucket = at % BUCKETS;
         let len = x.len().min(BUCKETS - bucket);
         let (now, rest) = x.split_at(len);
-        for ((sum, value), sign) in buckets[bucket..].iter_mut().zip(now).zip(&signs[at..]) {
+        let (sums, sums_tail) = buckets[bucket..bucket + len].as_chunks_mut::<LANES>();
+        let (values, values_tail) = now.as_chunks::<LANES>();
+        let (signs_now, signs_tail) = signs[at..at + len].as_chunks::<LANES>();
+        for ((sum, value), sign) in sums.iter_mut().zip(values).zip(signs_now) {
+            let value = f32x16::from_slice(s, value) * f32x16::from_slice(s, sign);
+            (f32x16::from_slice(s, sum) + value).store_array(sum);
+        }
+        for ((sum, value), sign) in sums_tail.iter_mut().zip(values_tail).zip(signs_tail) {
             *sum += value * sign;
         }
         x = rest;
