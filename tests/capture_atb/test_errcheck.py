@@ -45,3 +45,16 @@ def test_result_files_of_both_tools(tmp_path, tail):
     (finding,) = errcheck_findings(tmp_path, {})
     assert finding.node == "LinearOperation_3_4_0" and finding.details["kernel"] == "MatMulKernel"
     assert finding.details["process"] == "77"
+
+
+@pytest.mark.parametrize("words", [["--exit"], []])
+def test_exit_stops_the_run(llmdbg, atb_abi1, legacy_probe, run_model, tmp_path, words):
+    done = llmdbg(
+        "scan-anomaly", "--type", "overflow", *words, "--probe", str(legacy_probe),
+        "-o", str(tmp_path / "out"), "--", *run_model, "--poison", env=atb_abi1.environment(),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    # What the model's program says when ATB gives it an error status.
+    assert ("stopped by overflow in step 0" in done.stdout) == bool(words)
+    # A program that ends because it was told to is no failure.
+    assert "exit code" not in done.stderr

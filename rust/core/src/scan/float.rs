@@ -50,6 +50,11 @@ macro_rules! word {
             const COUNTED: bool = <$word>::BITS == 8;
 
             #[inline(always)]
+            fn counted<S: Simd>($counts: $vector<S>) -> u64 {
+                $total
+            }
+
+            #[inline(always)]
             fn look<S: Simd, const GLANCE: bool>(s: S, x: &[$word], subnormal: $word) -> Ends {
                 // The largest bits as a signed integer, which are the largest value's if one is positive; as an
                 // unsigned one, which are the smallest value's if one is negative.
@@ -79,25 +84,27 @@ macro_rules! word {
                     },
                 );
                 let pad = (x.len().next_multiple_of($lanes) - x.len()) as u64;
-                let total =
-                    |$counts: $vector<S>, from: $word| $total - if x[0] & !SIGN < from { 0 } else { pad };
-                let zeros = x.len() as u64 - total(alive, 1);
-                let normal = COUNTED.then(|| total(normal, subnormal + 1));
+                let first = x[0] & !SIGN;
+                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - counted(alive);
+                let mut of_normal = None;
+                if COUNTED {
+                    of_normal = Some(counted(normal) - if first > subnormal { pad } else { 0 });
+                }
                 if GLANCE {
                     let most = bottom.reduce_max().into();
-                    return Ends { most, least: 1, zeros, normal, low: 0, high: 0 };
+                    return Ends { most, least: 1, zeros, normal: of_normal, low: 0, high: 0 };
                 }
                 let (top, bottom) = (top.reduce_max(), bottom.reduce_max());
                 let least = least.reduce_min().wrapping_add(1);
                 // A zero lies between the negative and the positive values; without one the closest to it does.
-                let inner = |sign: $word| if zeros > 0 { 0 } else { sign | least };
+                let (above, below) = if zeros > 0 { (0, 0) } else { (least, SIGN | least) };
                 Ends {
                     most: u64::from((bottom & !SIGN).max(top.max(0).cast_unsigned())),
                     least: u64::from(least),
                     zeros,
-                    normal,
-                    low: u64::from(if bottom & SIGN != 0 { bottom } else { inner(0) }),
-                    high: u64::from(if top >= 0 { top.cast_unsigned() } else { inner(SIGN) }),
+                    normal: of_normal,
+                    low: u64::from(if bottom & SIGN != 0 { bottom } else { above }),
+                    high: u64::from(if top >= 0 { top.cast_unsigned() } else { below }),
                 }
             }
 
@@ -131,8 +138,7 @@ macro_rules! word {
                                 found += (magnitude.max(below) - below).min(1);
                             },
                         );
-                        let $counts = found;
-                        $total
+                        counted(found)
                     }
                     dispatch!(Level::new(), s => count_in(s, x, from as $word - 1))
                 }

@@ -27,7 +27,7 @@ pub(super) struct Scanner {
 }
 
 /// Blocks that are looked at in full after a glance at one was not enough.
-const WARY: u32 = 16;
+const WARY: u32 = 4;
 
 /// Of large tensors only a share of the blocks is summed: a mean needs no more, and extremes and counts, which do,
 /// come from the bits at half the cost.

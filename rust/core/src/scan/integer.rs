@@ -31,6 +31,11 @@ pub(super) trait Small: Copy + Into<i32> {
     fn sums(x: &[Self]) -> (i32, i32);
 }
 
+#[inline(always)]
+fn counted<S: Simd>(counts: u8x64<S>) -> u64 {
+    counts.pairwise_widening_add().reduce_sum().into()
+}
+
 macro_rules! small {
     ($int:ty, $vector:ident, $sums:ident, $last:literal, |$x:ident| $magnitude:expr) => {
         const _: () = {
@@ -60,12 +65,9 @@ macro_rules! small {
                 // Without what filled up the last vector.
                 let pad = (x.len().next_multiple_of(64) - x.len()) as u64;
                 let first = i32::from(x[0]).unsigned_abs();
-                let total = |counts: u8x64<S>, from: u32| {
-                    let counted = u64::from(counts.pairwise_widening_add().reduce_sum());
-                    counted - if first >= from { pad } else { 0 }
-                };
-                let (most, zeros) = (most.reduce_max(), x.len() as u64 - total(alive, 1));
-                let last = total(last, $last);
+                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - counted(alive);
+                let last = counted(last) - if first >= $last { pad } else { 0 };
+                let most = most.reduce_max();
                 if GLANCE {
                     return Ends { most, low: 0, high: 0, least: 1, zeros, last };
                 }
