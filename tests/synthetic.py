@@ -18,6 +18,9 @@ MEASURES = (
     "cmp_fail_reason",
     "bitwise_equal",
     "relative_l2_at_least",
+    "golden_min",
+    "golden_max",
+    "golden_rms",
 )
 
 
@@ -67,6 +70,9 @@ class Run:
             "cmp_fail_reason": None,
             "bitwise_equal": None,
             "relative_l2_at_least": None,
+            "golden_min": None,
+            "golden_max": None,
+            "golden_rms": None,
         }
         unknown = cells.keys() - row.keys()
         assert not unknown, unknown

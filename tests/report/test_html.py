@@ -123,6 +123,19 @@ def test_a_link_in_the_address_opens_its_row(opened, tmp_path):
     assert "FAIL" in page.inner_text("#detail")
 
 
+def test_charts_are_drawn_where_they_can_be_seen(opened, tmp_path):
+    """Opened at a row the overview is hidden, where a chart would have no width."""
+    page = opened(example.report(tmp_path))
+    page.goto(page.url + "#row=17")
+    page.reload()
+    page.wait_for_selector("#detail h2")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert page.locator("#propagation .main-svg").count() == 0
+    page.click("#tab-overview")
+    page.wait_for_selector("#propagation .main-svg")
+    assert page.locator("#propagation .main-svg").first.bounding_box()["width"] > 600
+
+
 def test_unmatched_records_are_listed(opened, tmp_path):
     page = opened(example.report(tmp_path))
     page.click("#tab-unmatched")

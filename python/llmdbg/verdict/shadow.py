@@ -45,7 +45,7 @@ _GOLDEN_SLACK = 1e-5
 _GOLDEN_FACTOR = 3.0
 # Up to so many elements in all records everything is checked; beyond, so many works at most.
 _AUTO_ELEMENTS = 1 << 26
-_AUTO_MOST = 4
+_AUTO_MOST = 2
 _BRIEF_ELEMENTS = 1 << 16
 _MOST_ELEMENTS = 1 << 22
 _MOST_PRODUCTS = 1 << 30

@@ -188,7 +188,7 @@
     return name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   }
   // Thousands of SVG points make a page crawl: neighbours then share a point, which shows their worst.
-  const MOST_POINTS = 1000;
+  const MOST_POINTS = 600;
   const thinned = (rows) => {
     const size = Math.ceil(rows.length / MOST_POINTS), kept = [];
     const always = new Set([...data.findings.map((finding) => finding.row), firstNonFinite]);
