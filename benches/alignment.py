@@ -1,6 +1,6 @@
 """Recall and precision of the aligner on generated runs whose truth is known, kind by kind.
 
-    python benches/alignment.py [SEEDS] [KIND …]
+    python benches/alignment.py [SEEDS | FIRST-LAST] [KIND …]
 
 Not part of `make bench`: it measures quality, not speed. Exit code 1 when a target is missed.
 """
@@ -17,12 +17,13 @@ TARGET = 0.99
 
 
 def main(arguments: list[str]) -> int:
-    seeds = int(arguments[0]) if arguments else 20
+    first, _, last = (arguments[0] if arguments else "20").rpartition("-")
+    seeds = range(int(first or 0), int(last))
     kinds = arguments[1:] or list(KINDS)
     total, cases = Score(), 0
     for kind in kinds:
         own = Score()
-        for seed in range(min(seeds, 4) if kind == "deep" else seeds):
+        for seed in seeds[:4] if "deep" in kind else seeds:
             with tempfile.TemporaryDirectory(prefix="llmdbg-align-") as path:
                 own.add(score(write(KINDS[kind](seed), path)))
             cases += 1

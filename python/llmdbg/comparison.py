@@ -146,6 +146,7 @@ def compare(
     custom: Sequence[str] = (),
     step: int | Sequence[int] | None = None,
     rank: int | Sequence[int] | None = None,
+    ignore_topology: bool = False,
     level: str = "op",
     shadow: verdicts.Mode = "auto",
     calibrate: StrPath | None = None,
@@ -178,6 +179,9 @@ def compare(
         Measures of your own, ``file.py:func`` each; see `llmdbg.custom.load`.
     step, rank : int or sequence of int, optional
         Compare these only.
+    ignore_topology : bool
+        Whether to go on, by names and tensors alone, where the topology in a dump is not that of
+        its run or cannot be read. Otherwise that is an error.
     level : {'op', 'layer', 'token'}
         ``op`` compares all operators. ``layer`` compares what each repeated block gives, then the
         operators of the first block that goes wrong. ``token`` compares the logits of each step.
@@ -233,6 +237,7 @@ def compare(
         resume=resume,
         progress=progress,
         measured=measured,
+        ignore_topology=ignore_topology,
     )
     calibration = None
     if calibrate is not None:
@@ -244,7 +249,6 @@ def compare(
     if level == "token":
         chosen = levels.last_outputs(alignment, chosen, golden_dump)
         found = tokens.compare(alignment, chosen, golden_dump)
-        notes.insert(0, tokens.sentence(found))
     elif level == "layer":
         chosen, note = levels.blamed(
             alignment,
@@ -266,6 +270,9 @@ def compare(
             golden_dump.graph, candidate_dump.graph, dict(named.iter_rows())
         ),
     )
+    if found is not None:
+        verdict, note = tokens.answer(found, verdict)
+        notes.insert(0, note)
     judged = frames.with_verdict(
         frame, verdict.states, verdict.reasons, verdict.ratios, verdict.floors, verdict.more
     )
@@ -297,6 +304,7 @@ class _Measure:
     resume: Resume
     progress: Progress | None
     measured: Measured | None = None
+    ignore_topology: bool = False
 
     def align(
         self,
@@ -307,7 +315,8 @@ class _Measure:
     ) -> _Pairs:
         """Line two dumps up, and choose the wanted pairs."""
         options = {"mapping": mapping, "weights": weights}
-        given = {name: os.fspath(path) for name, path in options.items() if path is not None}
+        given: dict[str, Any] = {n: os.fspath(p) for n, p in options.items() if p is not None}
+        given["ignore_topology"] = self.ignore_topology
         alignment = _core.align(golden.core, candidate.core, json.dumps(given))
         if not len(alignment):
             raise UserError(_nothing_in_common(golden, candidate))

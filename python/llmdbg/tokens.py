@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from llmdbg import _core
     from llmdbg.dump import Dump
+    from llmdbg.verdict import Verdict
 
 # A flip of the largest logit counts when golden prefers it by more than this many times what
 # rounding does to logits; nearer ties are decided by rounding.
@@ -143,6 +144,18 @@ def summary(tokens: Sequence[Token]) -> dict[str, Any]:
         "top5_agreement": sum(t.top5 for t in tokens) / count if count else None,
         "tokens": [asdict(t) for t in tokens],
     }
+
+
+def answer(tokens: Sequence[Token], verdict: Verdict) -> tuple[Verdict, str]:
+    """Return the verdict led by what the tokens say, and what the rows say as a note.
+
+    A token that differs is a divergence whatever the logits' distance; where none does, the
+    outcome stays that of the rows.
+    """
+    rows = f"by the distance of logits: {verdict.sentence}"
+    if any(token.differs for token in tokens):
+        verdict = replace(verdict, outcome="diverged")
+    return replace(verdict, sentence=sentence(tokens)), rows
 
 
 def sentence(tokens: Sequence[Token]) -> str:

@@ -39,6 +39,7 @@ class Torch:
     swap_order: bool = False  # independent branches run in another order
     layout: str = "native"
     fake_classes: bool = False  # class names that tell nothing
+    flat: bool = False  # a traced graph: calls only, and names without levels
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class Atb:
     ranks: int = 1
     int8: bool = False
     swap_order: bool = False
+    flat: bool = False  # layers are no operations of their own
+    bare_norm: bool = False  # the add-norm gives only what the norm does
+    interleaved: int = 0  # rotary pairs beside each other in heads of that size
+    copies: int = 1  # a batch of equal sequences
+    padding: int = 0  # rows of nothing behind the tokens
+    nz: bool = False  # linear operations give blocks of sixteen, and have weights in them
+    groups: int = 1  # heads' groups that a pack of q, k and v is made of
 
 
 @dataclass
@@ -104,6 +112,14 @@ def weight_name(label):
 
 
 # ---------------------------------------------------------------- torch
+
+CONTAINERS = (
+    "LlamaAttention",
+    "LlamaMLP",
+    "LlamaDecoderLayer",
+    "LlamaModel",
+    "LlamaForCausalLM",
+)
 
 
 def torch_modules(kept, style):
@@ -156,25 +172,28 @@ def torch_modules(kept, style):
             rows.append((f"{at}mlp.mul", "Mul", [p + "act", p + "up"], [p + "prod"], None))
         rows.append(linear("mlp.down_proj", p + "prod", p + "down"))
         rows.append((f"{at}mlp", "LlamaMLP", [p + "mlp_norm"], [p + "down"], None))
+        if style.flat:
+            rows.append((f"{at}mlp_add", "Add", [p + "h", p + "down"], [p + "out"], None))
         rows.append((at[:-1], "LlamaDecoderLayer", [x], [p + "out"], None))
         x = p + "out"
     rows.append(("model.norm", "LlamaRMSNorm", [x], ["final_norm"], "model.norm.weight"))
     rows.append(("model", "LlamaModel", ["ids"], ["final_norm"], None))
     rows.append(("lm_head", "Linear", ["final_norm"], ["logits"], "lm_head.weight"))
     rows.append(("", "LlamaForCausalLM", ["ids"], ["logits"], None))
-    return rows
+    return [row for row in rows if row[1] not in CONTAINERS] if style.flat else rows
 
 
-def renamed(name, names):
+def renamed(name, style):
     """A dotted module name with some of its parts replaced."""
-    return ".".join(p for p in (names.get(part, part) for part in name.split(".")) if p)
+    parts = (style.names.get(part, part) for part in name.split("."))
+    return ("_" if style.flat else ".").join(p for p in parts if p)
 
 
 def write_torch(path, kept, style, runs, weights, drop=lambda: False):
     """Write the runs; the truth. `drop` says of each file whether it is missing."""
     truth, tensors, records = Truth(), {}, []
     rows = torch_modules(kept, style)
-    rows = [(renamed(n, style.names), c, i, o, w) for n, c, i, o, w in rows]
+    rows = [(renamed(n, style), c, i, o, w) for n, c, i, o, w in rows]
     kinds = {
         c: (f"Module{chr(65 + k)}" if style.fake_classes else c)
         for k, c in enumerate(dict.fromkeys(r[1] for r in rows))
@@ -366,10 +385,13 @@ def atb_layer(i, x, style, decode):
         joined = Op(
             "AddRmsNormOperation",
             [x, p + "o", f"W:{p}mlp_norm"],
-            [p + "mlp_norm", p + "h"],
+            [p + "mlp_norm", *([] if style.bare_norm else [p + "h"])],
             {"epsilon": 1e-6},
         )
-        children = [norm, *attention, joined, *mlp, _add(p + "h", p + "down", p + "out")]
+        last = _add(p + "h", p + "down", p + "out")
+        if style.bare_norm:
+            last = Op("ResidualOperation", [x, p + "o", p + "down"], [p + "out"])
+        children = [norm, *attention, joined, *mlp, last]
     elif style.fused == "mindie":
         children = [
             Op("Attention", [x], [p + "o"], None, [norm, *attention]),
@@ -414,7 +436,8 @@ def atb_model(kept, style, decode):
     ]
     x = "embed"
     for i in kept:
-        ops.append(atb_layer(i, x, style, decode))
+        layer = atb_layer(i, x, style, decode)
+        ops += layer.children if style.flat else [layer]
         x = f"L{i}.out"
     ops.append(_norm_op("model.norm.weight", x, "final_norm"))
     rows = "[-1]" if style.last_logits else ""
@@ -438,6 +461,15 @@ class _AtbWriter:
         self.style, self.weights, self.drop = style, weights, drop
         self.dumps = [AtbDump(path, style.era, device=r, pid=1234 + r) for r in range(style.ranks)]
         self.truth = Truth()
+
+    def laid_out(self, values, label, rank):
+        """The tensor as the device keeps it: batch, padding."""
+        array = self.array(values, label, rank)
+        style = self.style
+        if label.startswith(("W:", "S:")) or len(array) != len(values["ids"]):
+            return array
+        array = np.concatenate([array] * style.copies)
+        return np.concatenate([array, np.zeros((style.padding, *array.shape[1:]), array.dtype)])
 
     def array(self, values, label, rank):
         """The tensor of a label, or of a pack of labels, on one rank."""
@@ -477,8 +509,17 @@ class _AtbWriter:
             ):
                 width = whole.shape[1] // ranks
                 whole = whole[:, rank * width : (rank + 1) * width]
+            if self.style.interleaved and one.split(".")[-1] in ("q", "k", "q_rot", "k_rot"):
+                whole = halves_to_pairs(whole, self.style.interleaved)
             parts.append(whole)
-        return np.concatenate(parts, -1)
+        return self._pack(parts)
+
+    def _pack(self, parts):
+        """Parts side by side along the last axis, group by group where they are three."""
+        if self.style.groups == 1 or len(parts) != 3:
+            return np.concatenate(parts, -1)
+        groups = [p.reshape(*p.shape[:-1], self.style.groups, -1) for p in parts]
+        return np.concatenate(groups, -1).reshape(*parts[0].shape[:-1], -1)
 
     def _weight(self, labels, rank):
         parts = []
@@ -491,8 +532,10 @@ class _AtbWriter:
                 whole = np.array_split(whole, self.style.ranks, 0)[rank]
             if self.style.ranks > 1 and part in ("o", "down"):
                 whole = np.array_split(whole, self.style.ranks, 1)[rank]
+            if self.style.interleaved and part in ("q", "k"):
+                whole = halves_to_pairs(whole.T, self.style.interleaved).T
             parts.append(whole)
-        whole = np.concatenate(parts, 0)
+        whole = self._pack([p.T for p in parts]).T if parts[0].ndim == 2 else np.concatenate(parts)
         return np.ascontiguousarray(whole.T) if self.style.transposed and whole.ndim == 2 else whole
 
     def run(self, ops, start, execution, values, run):
@@ -513,7 +556,7 @@ class _AtbWriter:
                 for slot, label in enumerate(labels):
                     hidden = label.startswith(("W:", "S:")) and not self.style.weights
                     written[side].append(
-                        None if hidden or self.drop() else self.array(values, label, rank)
+                        None if hidden or self.drop() else self.laid_out(values, label, rank)
                     )
                     if written[side][-1] is None:
                         continue
@@ -525,10 +568,26 @@ class _AtbWriter:
                         for x in label.split("|")
                     ]
                     self.truth.add(path, role, slot, execution, rank, 0, names)
-            _write_op(dump, execution, path, written, op.params)
+            blocks = self.style.nz and "Linear" in op.kind and not op.children
+            _write_op(dump, execution, path, written, op.params, blocks=blocks)
 
 
-def _write_op(dump, execution, path, written, params):
+def halves_to_pairs(array, head):
+    """Heads of the last axis from `x0 x1 … y0 y1 …` to `x0 y0 x1 y1 …`."""
+    heads = array.reshape(*array.shape[:-1], -1, 2, head // 2)
+    return np.swapaxes(heads, -1, -2).reshape(array.shape)
+
+
+def in_blocks(array):
+    """A matrix as FRACTAL_NZ stores it: `[1, columns / 16, rows in sixteens, 16]`."""
+    rows, cols = array.shape
+    held, blocks = -(-rows // 16) * 16, -(-cols // 16)
+    wide = np.zeros((held, blocks * 16), array.dtype)
+    wide[:rows, :cols] = array
+    return np.ascontiguousarray(wide.reshape(held, blocks, 16).transpose(1, 0, 2))[None]
+
+
+def _write_op(dump, execution, path, written, params, *, blocks=False):
     """As `AtbDump.op`, for operations of which some files are missing."""
     from tests.writers.atb import write_bin
 
@@ -536,7 +595,11 @@ def _write_op(dump, execution, path, written, params):
     for side, phase in (("in", "before"), ("out", "after")):
         for i, array in enumerate(written[side]):
             if array is not None:
-                file = write_bin(directory / phase / f"{side}tensor{i}.bin", array)
+                is_nz = blocks and array.ndim == 2 and (side, i) != ("in", 0)
+                kept = in_blocks(array) if is_nz else array
+                file = write_bin(
+                    directory / phase / f"{side}tensor{i}.bin", kept, fmt=29 if is_nz else 2
+                )
                 if dump.era == "E":
                     dump._row(execution, path, side, str(i), np.asarray(array), file)
     directory.mkdir(parents=True, exist_ok=True)

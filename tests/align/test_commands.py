@@ -102,6 +102,10 @@ def test_the_first_token_that_differs_is_found(tmp_path):
     a, b = rows[2].astype("f8"), other[2].astype("f8")
     p, q = (np.exp(x) / np.exp(x).sum() for x in (a, b))
     assert first["kl"] == pytest.approx((p * np.log(p / q)).sum())
+    assert json.loads(done.stdout)["sentence"].startswith(
+        "first token that differs: position 2: golden 3, candidate 4 (margin 4"
+    )
+    assert done.exit_code == 1
 
 
 def test_shards_of_two_ranks_are_joined(runs, tmp_path):
@@ -198,17 +202,108 @@ def test_a_side_that_is_missing_or_has_nothing_in_common_is_an_error(runs, tmp_p
     assert "nothing to compare" in done.stderr
 
 
-def test_a_topology_of_another_model_does_not_stop_the_comparison(runs, tmp_path):
+def copy_of(written, tmp_path, change):
+    """A candidate whose topology files were changed."""
     copy = tmp_path / "candidate"
-    shutil.copytree(runs["clean"].candidate, copy)
-    for path in copy.rglob("model/*/*.json"):
-        text = path.read_text().replace("DecoderLayer", "OtherLayer").replace("LmHead", "Head")
-        path.write_text(text.replace("WordEmbedding", "Start").replace("RmsNorm", "Nrm"))
-    done = compare(runs["clean"].golden, copy, "-o", tmp_path / "report", "--json")
-    assert done.exit_code in (0, 1)
-    assert json.loads(done.stdout)["counts"]["measured"] > 100
-    for path in copy.rglob("model/*/*.json"):
-        path.write_text("[" * 100_000)
-    done = compare(runs["clean"].golden, copy, "-o", tmp_path / "again", "--json")
-    assert json.loads(done.stdout)["counts"]["measured"] > 100
-    assert any((tmp_path / "again").iterdir())
+    shutil.copytree(written.candidate, copy)
+    files = sorted(copy.rglob("model/*/*.json"))
+    assert len(files) == 2
+    for path in files:
+        change(path)
+    return copy
+
+
+def other_model(path):
+    text = path.read_text().replace("DecoderLayer", "OtherLayer").replace("LmHead", "Head")
+    path.write_text(text.replace("WordEmbedding", "Start").replace("RmsNorm", "Nrm"))
+
+
+def huge(path):
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+
+
+def numbers_of_another_run(path):
+    data = json.loads(path.read_text())
+    for k, op in enumerate(data["nodes"]):
+        op["opName"] = f"{op['opType']}_{5000 + k}"
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (other_model, "fits none of its directories"),
+        (numbers_of_another_run, "fits none of its directories"),
+        (lambda path: path.write_text("[" * 100_000), "JSON: expected a complete document"),
+        (lambda path: path.write_text("[]"), "expected an object, found a list"),
+        (huge, "at most 1073741824 bytes, found 2147483648 bytes"),
+    ],
+)
+def test_a_topology_that_is_not_the_dumps_ends_the_comparison(runs, tmp_path, change, why):
+    written = runs["clean"]
+    copy = copy_of(written, tmp_path, change)
+    done = compare(written.golden, copy, "-o", tmp_path / "report")
+    assert done.exit_code == 2
+    assert why in done.stderr
+    assert "the candidate dump's topology cannot be used" in done.stderr
+    assert not (tmp_path / "report").exists()
+    # By names and tensors alone, if that is asked for; the report says what was left out.
+    done = compare(written.golden, copy, "-o", tmp_path / "report", "--json", "--ignore-topology")
+    assert done.exit_code in (0, 1), done.stderr
+    data = json.loads(done.stdout)
+    assert data["counts"]["measured"] > 100
+    assert data["candidate"]["problems"]
+
+
+def test_a_topology_that_fits_in_most_is_used(runs, tmp_path):
+    def one_op_renamed(path):
+        path.write_text(path.read_text().replace("RmsNormOperation", "OtherNorm"))
+
+    written = runs["clean"]
+    copy = copy_of(written, tmp_path, one_op_renamed)
+    done = compare(written.golden, copy, "-o", tmp_path / "report", "--json")
+    data = json.loads(done.stdout)
+    assert (done.exit_code, data["verdict"]) == (0, "clean")
+    assert any("named otherwise in the topology" in p for p in data["candidate"]["problems"])
+
+
+def test_modules_in_a_circle_end_the_comparison(runs, tmp_path):
+    written = runs["clean"]
+    golden = tmp_path / "golden"
+    shutil.copytree(written.golden, golden)
+    manifest = golden / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for module in data["modules"]:
+        if module["name"] == "model":
+            module["parent"] = "model.layers.0"
+    manifest.write_text(json.dumps(data))
+    done = compare(golden, written.candidate, "-o", tmp_path / "report")
+    assert done.exit_code == 2
+    assert "the golden dump's topology cannot be used" in done.stderr
+    assert "goes in a circle at" in done.stderr
+    done = compare(golden, written.candidate, "-o", tmp_path / "report", "--ignore-topology")
+    assert done.exit_code == 0
+
+
+def test_nothing_compared_is_never_clean(tmp_path):
+    # Equal names, and not one tensor that can be read.
+    for side in ("golden", "mine"):
+        (tmp_path / side).mkdir()
+        for name in ("a", "b"):
+            (tmp_path / side / f"{name}_output.npy").write_bytes(b"\x93NUMPY broken")
+    done = compare(tmp_path / "golden", tmp_path / "mine", "-o", tmp_path / "report")
+    assert done.exit_code == 2
+
+
+def test_the_answer_about_tokens_comes_first(runs, tmp_path):
+    written = runs["fault"]
+    code, data, _ = answer(written, tmp_path, "--level", "token")
+    first = data["tokens"]["first_that_differs"]
+    if first is None:
+        assert data["sentence"].startswith("no token differs")
+    else:
+        start = f"first token that differs: step {first['step']} position {first['row']}"
+        assert (code, data["verdict"]) == (1, "diverged")
+        assert data["sentence"].startswith(start)
+    assert any(note.startswith("by the distance of logits") for note in data["notes"])

@@ -15,7 +15,7 @@ def align_and_score(kind, seed, path):
     return score(write(KINDS[kind](seed), path))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "deep"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "deep" not in kind])
 def test_each_kind_of_difference(kind, tmp_path):
     total = Score()
     for seed in range(2):
@@ -24,11 +24,13 @@ def test_each_kind_of_difference(kind, tmp_path):
         total.add(result)
     assert total.pairs > 50
     assert total.precision >= 0.99
-    assert total.recall >= (0.85 if kind in ("drop", "fault") else 0.95)
+    # A dropped file may take all that told a value with it.
+    assert total.recall >= (0.95 if kind == "drop" else 0.99)
 
 
-def test_a_deep_model(tmp_path):
-    result = align_and_score("deep", 0, tmp_path)
+@pytest.mark.parametrize("kind", ["deep", "flat and deep"])
+def test_a_deep_model(tmp_path, kind):
+    result = align_and_score(kind, 0, tmp_path)
     assert (result.precision, result.sure_and_wrong) == (1.0, 0)
     assert result.recall >= 0.99
 
@@ -36,7 +38,7 @@ def test_a_deep_model(tmp_path):
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(kind=st.sampled_from([k for k in KINDS if k != "deep"]), seed=st.integers(100, 10**6))
+@given(kind=st.sampled_from([k for k in KINDS if "deep" not in k]), seed=st.integers(100, 10**6))
 def test_any_difference(kind, seed, tmp_path_factory):
     result = align_and_score(kind, seed, tmp_path_factory.mktemp("runs"))
     assert result.sure_and_wrong == 0, result.wrong

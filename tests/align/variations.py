@@ -260,6 +260,24 @@ def _deep(seed):
     )
 
 
+def _flat(seed):
+    rng, case = _base("flat", seed)
+    style = rng.choice(["flat", "split"])
+    candidate = replace(case.candidate, flat=True, fused=style)
+    if rng.random() < 0.5:
+        candidate = replace(candidate, insert=(0,))
+    golden = replace(case.golden, flat=True, functional=True, names=rng.choice([{}, NO_NAMES]))
+    return replace(case, golden=golden, candidate=candidate)
+
+
+def _flat_deep(seed):
+    _, case = _base("flat and deep", seed)
+    config = Config(layers=48, hidden=16, heads=2, kv_heads=1, inter=24)
+    golden = replace(case.golden, flat=True, functional=True, names=NO_NAMES)
+    candidate = replace(case.candidate, flat=True, fused="flat")
+    return replace(case, config=config, golden=golden, candidate=candidate, passes=2)
+
+
 KINDS = {
     "plain": _plain,
     "rename": _rename,
@@ -280,7 +298,9 @@ KINDS = {
     "quantised": _quantised,
     "torch to torch": _torch_torch,
     "torch hook": _hook,
+    "flat": _flat,
     "deep": _deep,
+    "flat and deep": _flat_deep,
 }
 
 
@@ -442,6 +462,17 @@ def _labels(dump, truth):
     ]
 
 
+def _is_sum(whole, parts):
+    """Whether two values are what a residual stream adds up to a third."""
+    ((whole,),) = whole
+    run, _, name = whole.partition("/")
+    layer, _, part = name.partition(".")
+    before = {f"L{int(layer[1:]) - 1}.out", "embed"} if part == "h" else {f"{layer}.h"}
+    added = f"{layer}.{'o' if part == 'h' else 'down'}"
+    found = {label for labels in parts for label in labels}
+    return any(found == {f"{run}/{stream}", f"{run}/{added}"} for stream in before)
+
+
 def _right(ours, theirs, transform):
     """Whether the labels are the same, or one side was cut out of the other's pack."""
     if "dequantise" in transform and len(theirs) == 2:
@@ -450,6 +481,8 @@ def _right(ours, theirs, transform):
         if tuple(x.replace("S:", "W:") for x in scales) != values:
             return False
         theirs = [values]
+    if transform.endswith(": sum"):
+        return _is_sum(*((ours, theirs) if len(ours) == 1 else (theirs, ours)))
     ours = [tuple(x.replace("part:", "") for x in labels) for labels in ours]
     theirs = [tuple(x.replace("part:", "") for x in labels) for labels in theirs]
     if any(labels != ours[0] for labels in ours) or any(labels != theirs[0] for labels in theirs):

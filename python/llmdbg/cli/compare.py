@@ -174,6 +174,13 @@ def compare(
             "operators of different names apart.",
         ),
     ] = None,
+    ignore_topology: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-topology",
+            help="Go on, by names and tensors alone, where a dump's topology is not its run's.",
+        ),
+    ] = False,
     level: Annotated[
         Level,
         typer.Option(
@@ -216,6 +223,7 @@ def compare(
             custom=custom,
             step=step,
             rank=rank,
+            ignore_topology=ignore_topology,
             level=_LEVELS.get(level, level.value),
             shadow=shadow.value,
             calibrate=calibrate,

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::dump::{Dump, Role};
+use crate::{Error, Result};
 
 /// Below this confidence a pair is shown and never judged.
 pub const JUDGED: f32 = 0.6;
@@ -35,6 +35,8 @@ pub struct Options {
     pub mapping: Option<PathBuf>,
     /// The checkpoint that both runs loaded: a `.safetensors` file or a folder of them.
     pub weights: Option<PathBuf>,
+    /// Goes on where a dump's description of its operators cannot be trusted, by names and tensors alone.
+    pub ignore_topology: bool,
 }
 
 /// One side of a pair: recorded tensors, and what turns them into the compared one.
@@ -118,8 +120,16 @@ impl Pair {
 /// Finds out which tensors of two runs stand for the same value.
 ///
 /// # Errors
-/// A mapping that cannot be read or names what is not there.
+/// A mapping that cannot be read or names what is not there; a topology that is not the dump's.
 pub fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
+    for (side, dump) in [("golden", golden), ("candidate", candidate)] {
+        if let (Some(fault), false) = (dump.faults.first(), options.ignore_topology) {
+            return Err(Error::Invalid(format!(
+                "the {side} dump's topology cannot be used: {fault}; give the dump the topology of its own run, \
+                 or compare by names and tensors alone with --ignore-topology"
+            )));
+        }
+    }
     let mut alignment = exact::align(golden, candidate);
     let mut by_name = true;
     if !names_suffice(&alignment, golden, candidate) {

@@ -195,6 +195,9 @@ pub struct Dump {
     pub graph: Option<Graph>,
     /// What could not be read and was left out, in words; never silently dropped.
     pub problems: Vec<String>,
+    /// Why what the dump says of its operators cannot be trusted: it describes another model, or cannot be read.
+    /// Its tensors can be; comparing it by them alone must be asked for.
+    pub faults: Vec<String>,
     /// What the producer said about the run: versions, dtype, device, command line.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
@@ -211,6 +214,7 @@ impl Dump {
             values: Vec::new(),
             graph: None,
             problems: Vec::new(),
+            faults: Vec::new(),
             about: serde_json::Map::new(),
         }
     }

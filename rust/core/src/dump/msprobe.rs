@@ -55,6 +55,7 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
         graph::order_by_execution(graph, &dump.records);
     }
     dump.sort();
+    dump.faults = problems.take_faults();
     dump.problems = problems.into_texts();
     Ok(dump)
 }

@@ -49,6 +49,7 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
     if let Some(graph) = &mut dump.graph {
         graph::order_by_execution(graph, &dump.records);
     }
+    dump.faults = problems.take_faults();
     dump.problems = problems.into_texts();
     Ok(dump)
 }

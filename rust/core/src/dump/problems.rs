@@ -8,6 +8,7 @@ use std::fmt::Display;
 pub(crate) struct Problems {
     texts: Vec<String>,
     groups: BTreeMap<(String, String), Group>,
+    faults: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -28,6 +29,16 @@ impl Problems {
             .entry((noun.to_owned(), what.to_owned()))
             .and_modify(|group| group.count += 1)
             .or_insert_with(|| Group { count: 1, first: example.to_string() });
+    }
+
+    /// Why the description of operators cannot be trusted: see [`super::Dump::faults`].
+    pub(crate) fn fault(&mut self, text: impl Into<String>) {
+        self.faults.push(text.into());
+    }
+
+    /// The faults told so far.
+    pub(crate) fn take_faults(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.faults)
     }
 
     /// The sentences: single ones as met, then the counted ones by noun and kind.

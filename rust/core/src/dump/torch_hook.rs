@@ -79,6 +79,7 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
     dump.about.insert("processes".into(), processes.iter().map(ranks::Process::about).collect());
     order_records(&mut dump, &mut problems);
     dump.sort();
+    dump.faults = problems.take_faults();
     dump.problems = problems.into_texts();
     Ok(dump)
 }

@@ -149,7 +149,7 @@ pub(crate) fn split_dir(name: &str) -> Option<(u64, &str)> {
 }
 
 /// Ties the files to the directories met in the dump (`3_Layer/0_Linear`, …) and gives the graph of both.
-/// What does not fit is told; a model that fits nowhere is left out.
+/// What does not fit is told; a model that fits nowhere is left out. Where none fits, the files are another model's.
 pub(crate) fn tie(
     models: &[Model],
     layers: &[Op],
@@ -166,8 +166,10 @@ pub(crate) fn tie(
         tops.entry(*id).or_default().push(&layer.name);
     }
     let mut described = BTreeSet::new();
+    let mut fitting = 0;
     for model in models {
-        let Some(shift) = tying.shift(model, &tops) else { continue };
+        let Some((shift, fits)) = tying.shift(model, &tops) else { continue };
+        fitting += usize::from(fits);
         for op in &model.ops {
             let mut op = op.clone();
             op.id = op.id.saturating_add_signed(shift);
@@ -189,6 +191,14 @@ pub(crate) fn tie(
         }
     }
     tying.add_rest();
+    if let (Some(model), 0, Some(dir)) = (models.first(), fitting, dirs.first()) {
+        let begin = model.ops.first().map(|op| format!(" (it begins with {}_{})", op.id, op.name));
+        tying.problems.fault(format!(
+            "the topology{} fits none of its directories ({dir}, …): {}",
+            begin.unwrap_or_default(),
+            model.path.display()
+        ));
+    }
     tying.graph
 }
 
@@ -248,8 +258,9 @@ impl<'a> Tying<'a> {
         }
     }
 
-    /// By how much the model's numbers must grow to meet the directories; `None` when nothing fits.
-    fn shift(&mut self, model: &Model, tops: &BTreeMap<u64, Vec<&str>>) -> Option<i64> {
+    /// By how much the model's numbers must grow to meet the directories, and whether any then fits; `None` when all
+    /// that meet are called otherwise.
+    fn shift(&mut self, model: &Model, tops: &BTreeMap<u64, Vec<&str>>) -> Option<(i64, bool)> {
         let fit = |shift: i64| {
             let (mut met, mut agree) = (0usize, 0usize);
             for op in &model.ops {
@@ -262,7 +273,7 @@ impl<'a> Tying<'a> {
         };
         let (met, agree) = fit(0);
         if met == agree {
-            return Some(0);
+            return Some((0, agree > 0));
         }
         let best = (-MAX_SHIFT..=MAX_SHIFT).max_by_key(|&s| (fit(s).1, -s.abs(), s)).unwrap_or(0);
         let file = model.path.display();
@@ -280,9 +291,9 @@ impl<'a> Tying<'a> {
                 self.problems.add(format!(
                     "the topology's numbers are {best:+} off the directories' (an operation outside the models used a number), corrected: {file}"
                 ));
-                Some(best)
+                Some((best, true))
             }
-            _ => Some(0),
+            _ => Some((0, true)),
         }
     }
 

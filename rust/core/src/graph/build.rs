@@ -87,7 +87,9 @@ fn break_circles(parents: &mut [Option<usize>], drafts: &[Draft], problems: &mut
         let mut at = start;
         loop {
             if state[at] == 1 {
-                problems.count("its own ancestor, put at the top", "graph node", &drafts[at].name);
+                let name = &drafts[at].name;
+                problems.count("its own ancestor, put at the top", "graph node", name);
+                problems.fault(format!("the tree of modules goes in a circle at {name:?}"));
                 parents[at] = None;
             }
             if state[at] != 0 {

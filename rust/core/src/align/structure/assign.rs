@@ -8,7 +8,7 @@ const EXACT: usize = 320;
 pub(super) fn assign(
     rows: usize,
     cols: usize,
-    score: impl Fn(usize, usize) -> Option<f64>,
+    score: impl Fn(usize, usize) -> Option<f64> + Sync,
 ) -> Vec<Option<usize>> {
     if rows == 0 || cols == 0 {
         return vec![None; rows];
@@ -81,15 +81,80 @@ fn best(rows: usize, cols: usize, score: &dyn Fn(usize, usize) -> Option<f64>) -
     out
 }
 
-/// The best pairs that keep the order of both sides (Needleman and Wunsch 1970).
+/// Cells up to which the moves of a table are kept; a larger one is halved first.
+const TABLE: usize = 1 << 20;
+
+/// The best pairs that keep the order of both sides (Needleman and Wunsch 1970), in memory that grows with the
+/// sides and not with their product (Hirschberg 1975).
 pub(super) fn in_order(
     rows: usize,
     cols: usize,
-    score: impl Fn(usize, usize) -> Option<f64>,
+    score: impl Fn(usize, usize) -> Option<f64> + Sync,
 ) -> Vec<Option<usize>> {
+    let mut out = vec![None; rows];
+    halve(0, cols, 0, &|r, c| score(r, c).map_or(0.0, |s| s.max(0.0) as f32), TABLE, &mut out);
+    out
+}
+
+/// Fills the columns of the rows from `top` on, out of `cols` columns from `left` on.
+fn halve(
+    left: usize,
+    cols: usize,
+    top: usize,
+    score: &(impl Fn(usize, usize) -> f32 + Sync),
+    table: usize,
+    out: &mut [Option<usize>],
+) {
+    let rows = out.len();
+    if rows < 2 || rows * cols <= table {
+        return trace(left, cols, top, score, out);
+    }
+    let middle = rows / 2;
+    let (above, below) = rayon::join(
+        || edge(middle, cols, |r, c| score(top + r, left + c)),
+        || edge(rows - middle, cols, |r, c| score(top + rows - 1 - r, left + cols - 1 - c)),
+    );
+    let mut split = 0;
+    for c in 1..=cols {
+        if above[c] + below[cols - c] > above[split] + below[cols - split] {
+            split = c;
+        }
+    }
+    let (upper, lower) = out.split_at_mut(middle);
+    rayon::join(
+        || halve(left, split, top, score, table, upper),
+        || halve(left + split, cols - split, top + middle, score, table, lower),
+    );
+}
+
+/// The best sums of all rows with the first 0, 1, 2, … columns.
+fn edge(rows: usize, cols: usize, score: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let mut above = vec![0f32; cols + 1];
+    let mut here = vec![0f32; cols + 1];
+    for r in 0..rows {
+        for c in 0..cols {
+            here[c + 1] = above[c + 1].max(above[c] + score(r, c));
+        }
+        for c in 0..cols {
+            here[c + 1] = here[c + 1].max(here[c]);
+        }
+        std::mem::swap(&mut above, &mut here);
+    }
+    above
+}
+
+/// The pairs of a table that is small enough to keep every move.
+fn trace(
+    left: usize,
+    cols: usize,
+    top: usize,
+    score: &impl Fn(usize, usize) -> f32,
+    out: &mut [Option<usize>],
+) {
     const PAIR: u8 = 0;
     const SKIP_ROW: u8 = 1;
     const SKIP_COL: u8 = 2;
+    let rows = out.len();
     let mut moves = vec![SKIP_ROW; rows * cols];
     let mut below = vec![0f32; cols + 1];
     let mut here = vec![0f32; cols + 1];
@@ -98,30 +163,26 @@ pub(super) fn in_order(
         for c in (0..cols).rev() {
             let (mut value, mut step) =
                 if below[c] >= here[c + 1] { (below[c], SKIP_ROW) } else { (here[c + 1], SKIP_COL) };
-            if let Some(s) = score(r, c).filter(|&s| s > 0.0) {
-                let paired = below[c + 1] + s as f32;
-                if paired >= value {
-                    (value, step) = (paired, PAIR);
-                }
+            let s = score(top + r, left + c);
+            if s > 0.0 && below[c + 1] + s >= value {
+                (value, step) = (below[c + 1] + s, PAIR);
             }
             here[c] = value;
             moves[r * cols + c] = step;
         }
         std::mem::swap(&mut below, &mut here);
     }
-    let mut out = vec![None; rows];
     let (mut r, mut c) = (0, 0);
     while r < rows && c < cols {
         match moves[r * cols + c] {
             PAIR => {
-                out[r] = Some(c);
+                out[r] = Some(left + c);
                 (r, c) = (r + 1, c + 1);
             }
             SKIP_ROW => r += 1,
             _ => c += 1,
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -150,6 +211,17 @@ mod tests {
         most
     }
 
+    /// Every choice that keeps the order.
+    fn greatest_in_order(table: &[Vec<f64>], row: usize, from: usize) -> f64 {
+        if row == table.len() {
+            return 0.0;
+        }
+        let paired = (from..table[row].len()).filter(|&c| table[row][c] > 0.0);
+        paired
+            .map(|c| table[row][c] + greatest_in_order(table, row + 1, c + 1))
+            .fold(greatest_in_order(table, row + 1, from), f64::max)
+    }
+
     proptest! {
         #[test]
         fn nothing_beats_the_assignment(
@@ -166,7 +238,14 @@ mod tests {
             let ordered = in_order(rows, cols, |r, c| Some(table[r][c]));
             let columns: Vec<usize> = ordered.iter().flatten().copied().collect();
             prop_assert!(columns.windows(2).all(|w| w[0] < w[1]));
-            prop_assert!(total(&ordered, &table) <= total(&pairs, &table) + 1e-6);
+            let most = greatest_in_order(&table, 0, 0);
+            prop_assert!((total(&ordered, &table) - most).abs() < 1e-9);
+            // Halved down to single rows, it is as good.
+            let mut halved = vec![None; rows];
+            halve(0, cols, 0, &|r, c| (table[r][c] as f32).max(0.0), 0, &mut halved);
+            prop_assert!((total(&halved, &table) - most).abs() < 1e-9);
+            let columns: Vec<usize> = halved.iter().flatten().copied().collect();
+            prop_assert!(columns.windows(2).all(|w| w[0] < w[1]));
         }
     }
 

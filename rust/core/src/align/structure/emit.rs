@@ -6,30 +6,34 @@ use super::forms::Form;
 use super::matching::Match;
 use super::model::Model;
 use super::passes::Meeting;
-use super::weights::Anchor;
+use super::weights::{Anchor, FRACTAL_NZ};
+use crate::TensorInfo;
 use crate::align::{Pair, Side, Transform};
 use crate::dump::{Dump, Role};
 
 type Rank = Option<u32>;
 
-/// Shapes of records, each read once.
-struct Shapes<'a> {
+/// Confidence of a pair whose shapes nothing brings together, at most.
+const SHOWN: f64 = 0.5;
+
+/// Dtypes and shapes of records, each read once.
+struct Infos<'a> {
     dump: &'a Dump,
-    known: BTreeMap<usize, Option<Vec<u64>>>,
+    known: BTreeMap<usize, Option<TensorInfo>>,
 }
 
-impl<'a> Shapes<'a> {
+impl<'a> Infos<'a> {
     fn new(dump: &'a Dump) -> Self {
         Self { dump, known: BTreeMap::new() }
     }
 
-    fn of(&mut self, record: usize) -> Option<Vec<u64>> {
+    fn of(&mut self, record: usize) -> Option<TensorInfo> {
         let dump = self.dump;
         self.known
             .entry(record)
             .or_insert_with(|| {
-                let known = dump.records[record].info.as_ref().map(|info| info.shape.clone());
-                known.or_else(|| dump.tensor(record).ok().map(|t| t.info.shape))
+                let known = dump.records[record].info.clone();
+                known.or_else(|| dump.tensor(record).ok().map(|t| t.info))
             })
             .clone()
     }
@@ -51,12 +55,12 @@ pub(super) fn pairs(golden: &Model, candidate: &Model, matches: &[Match], meetin
     for found in matches {
         places(golden, candidate, found, &units, &mut spots);
     }
-    let mut shapes = (Shapes::new(golden.dump), Shapes::new(candidate.dump));
+    let mut infos = (Infos::new(golden.dump), Infos::new(candidate.dump));
     let mut pairs = Vec::new();
     for &(step, other_step) in &meeting.steps {
         for (own, others) in rank_groups(golden, candidate) {
             for spot in &spots {
-                at(golden, candidate, spot, (step, own), other_step, &others, &mut shapes, &mut pairs);
+                at(golden, candidate, spot, (step, own), other_step, &others, &mut infos, &mut pairs);
             }
         }
     }
@@ -80,39 +84,48 @@ fn at(
     own: (Option<u64>, Rank),
     step: Option<u64>,
     ranks: &[Rank],
-    shapes: &mut (Shapes, Shapes),
+    infos: &mut (Infos, Infos),
     pairs: &mut Vec<Pair>,
 ) {
     let Some(g) = golden.record(spot.golden, own) else { return };
     let records: Option<Vec<usize>> =
         ranks.iter().map(|&rank| candidate.record(spot.candidate, (step, rank))).collect();
-    let mut push = |records: Vec<usize>, transforms: (Vec<Transform>, Vec<Transform>), scale: f64| {
+    let mut push = |records: Vec<usize>, transforms: (Vec<Transform>, Vec<Transform>), most: f64| {
         pairs.push(Pair {
             golden: Side { records: vec![g], transforms: transforms.0 },
             candidate: Side { records, transforms: transforms.1 },
-            confidence: (spot.confidence * scale) as f32,
+            confidence: spot.confidence.min(most) as f32,
             evidence: spot.evidence.clone(),
         });
     };
-    let Some(shape) = shapes.0.of(g) else { return };
+    let Some(shape) = infos.0.of(g).map(|info| info.shape) else { return };
     if spot.form.joins_ranks() {
         let Some(records) = records else { return };
-        let Some(transforms) = shapes.1.of(records[0]).and_then(|other| spot.form.transforms(&shape, &other))
-        else {
-            return;
-        };
-        push(records, transforms, 1.0);
+        let other = infos.1.of(records[0]);
+        if let Some(transforms) = other.and_then(|other| spot.form.transforms(&shape, &other.shape)) {
+            push(records, transforms, 1.0);
+        }
         return;
     }
     for &rank in ranks {
         let Some(record) = candidate.record(spot.candidate, (step, rank)) else { continue };
-        let Some(other) = shapes.1.of(record) else { continue };
-        match spot.form.transforms(&shape, &other) {
+        let Some(other) = infos.1.of(record) else { continue };
+        // Of one value some records may be in blocks and others in rows.
+        let form = match (spot.form, is_nz(&other)) {
+            (Form::Nz, false) => Form::Same,
+            (Form::Same | Form::Reshape, true) => Form::Nz,
+            (form, _) => form,
+        };
+        match form.transforms(&shape, &other.shape) {
             Some(transforms) => push(vec![record], transforms, 1.0),
-            // At this step the shapes differ in another way: shown as they are.
-            None => push(vec![record], (Vec::new(), Vec::new()), 0.9),
+            // At this step the shapes differ in another way: shown as they are, and not judged.
+            None => push(vec![record], (Vec::new(), Vec::new()), SHOWN),
         }
     }
+}
+
+fn is_nz(info: &TensorInfo) -> bool {
+    info.acl_format == Some(FRACTAL_NZ)
 }
 
 /// For each golden operation, the candidate's that computes the same.
@@ -190,6 +203,7 @@ pub(super) fn weights(
     steps: &[Option<u64>],
 ) -> Vec<Pair> {
     let mut pairs = Vec::new();
+    let mut infos = Infos::new(candidate.dump);
     for anchor in anchors {
         let Some(p) = anchor.golden_place else { continue };
         let own = golden.places[p].record;
@@ -205,10 +219,18 @@ pub(super) fn weights(
                 _ => of_ranks.into_iter().map(|record| vec![record]).collect(),
             };
             for mut records in groups {
+                let mut steps = anchor.candidate_transforms.as_slice();
+                // Recorded in rows here, and in blocks where it was recognised.
+                let here = infos.of(records[0]);
+                if let ([Transform::NzToNd { .. }, rest @ ..], Some(false)) =
+                    (steps, here.as_ref().map(is_nz))
+                {
+                    steps = rest;
+                }
                 records.extend(anchor.candidate_scale.map(|s| candidate.places[s].record));
                 pairs.push(Pair {
                     golden: Side { records: vec![own], transforms: anchor.golden_transforms.clone() },
-                    candidate: Side { records, transforms: anchor.candidate_transforms.clone() },
+                    candidate: Side { records, transforms: steps.to_vec() },
                     confidence: 0.99,
                     evidence: vec!["weight".to_owned()],
                 });

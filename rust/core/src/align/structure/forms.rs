@@ -25,6 +25,10 @@ pub(super) enum Form {
     CandidateColumns { start: u64, len: u64 },
     /// Part of the golden tensor's last axis.
     GoldenColumns { start: u64, len: u64 },
+    /// Part of each of equal groups of the candidate's columns: q, k and v head group by head group.
+    CandidateGroups { groups: u64, start: u64, len: u64 },
+    /// The same of the golden tensor.
+    GoldenGroups { groups: u64, start: u64, len: u64 },
     /// The candidate's ranks side by side along the last axis.
     RanksColumns,
     /// The same after each rank's part of its pack was cut out.
@@ -121,7 +125,11 @@ impl Form {
         match self {
             Self::Same => 1.0,
             Self::Reshape | Self::RanksColumns | Self::RanksRows | Self::Nz => 0.9,
-            Self::CandidateColumns { .. } | Self::GoldenColumns { .. } | Self::RanksPack { .. } => 0.8,
+            Self::CandidateColumns { .. }
+            | Self::GoldenColumns { .. }
+            | Self::CandidateGroups { .. }
+            | Self::GoldenGroups { .. }
+            | Self::RanksPack { .. } => 0.8,
             Self::LastRows | Self::FirstRows | Self::Repeat | Self::HeadsFirst | Self::Transposed => 0.5,
             Self::RanksSum | Self::Heads { .. } => 0.3,
         }
@@ -185,13 +193,24 @@ impl Form {
                 (golden_steps, flat(candidate).into_iter().collect())
             }),
             Self::Nz => on_candidate(vec![Transform::NzToNd { shape: golden.to_vec() }]),
-            Self::CandidateColumns { start, len } if start + len <= other_cols && rows == other_rows => {
+            // Columns of another number of rows: cut first, then the rows are brought together.
+            Self::CandidateColumns { start, len } if start + len <= other_cols && rows != other_rows => {
+                let steps = columns_of(candidate, start, len);
+                let (own, other) = rows_only(golden, &[other_rows, len])?;
+                Some((own, steps.into_iter().chain(other).collect()))
+            }
+            Self::GoldenColumns { start, len } if start + len <= cols && rows != other_rows => {
+                let steps = columns_of(golden, start, len);
+                let (own, other) = rows_only(&[rows, len], candidate)?;
+                Some((steps.into_iter().chain(own).collect(), other))
+            }
+            Self::CandidateColumns { start, len } if start + len <= other_cols => {
                 let slice = Transform::Slice { axis: last(candidate), start, len };
                 let reshape = (squeezed(golden).len() != squeezed(candidate).len())
                     .then(|| Transform::Reshape { shape: golden.to_vec() });
                 on_candidate([slice].into_iter().chain(reshape).collect())
             }
-            Self::GoldenColumns { start, len } if start + len <= cols && rows == other_rows => {
+            Self::GoldenColumns { start, len } if start + len <= cols => {
                 let slice = Transform::Slice { axis: last(golden), start, len };
                 let reshape = (squeezed(golden).len() != squeezed(candidate).len())
                     .then(|| Transform::Reshape { shape: candidate.to_vec() });
@@ -206,7 +225,17 @@ impl Form {
                     Transform::Reshape { shape: golden.to_vec() },
                 ])
             }
-            Self::CandidateColumns { .. } | Self::GoldenColumns { .. } | Self::RanksPack { .. } => None,
+            Self::CandidateGroups { groups, start, len } if rows == other_rows && cols == groups * len => {
+                on_candidate(of_groups(candidate, groups, start, len, golden)?)
+            }
+            Self::GoldenGroups { groups, start, len } if rows == other_rows && other_cols == groups * len => {
+                Some((of_groups(golden, groups, start, len, candidate)?, Vec::new()))
+            }
+            Self::CandidateColumns { .. }
+            | Self::GoldenColumns { .. }
+            | Self::CandidateGroups { .. }
+            | Self::GoldenGroups { .. }
+            | Self::RanksPack { .. } => None,
             Self::RanksColumns => on_candidate(vec![Transform::ShardConcat { axis: last(candidate) }]),
             Self::RanksRows => on_candidate(vec![Transform::ShardConcat { axis: 0 }]),
             Self::RanksSum => on_candidate(vec![Transform::ShardSum]),
@@ -233,6 +262,31 @@ impl Form {
     }
 }
 
+/// Columns as a matrix of their own.
+fn columns_of(shape: &[u64], start: u64, len: u64) -> Vec<Transform> {
+    let (rows, cols) = matrix(shape);
+    vec![Transform::Reshape { shape: vec![rows, cols] }, Transform::Slice { axis: 1, start, len }]
+}
+
+/// The transforms of two shapes that differ in their rows alone.
+fn rows_only(golden: &[u64], candidate: &[u64]) -> Option<(Vec<Transform>, Vec<Transform>)> {
+    let form = between(golden, candidate, 1, false).into_iter().next()?;
+    matches!(form, Form::Repeat | Form::FirstRows | Form::LastRows)
+        .then(|| form.transforms(golden, candidate))?
+}
+
+/// Takes a part out of each group of columns.
+fn of_groups(pack: &[u64], groups: u64, start: u64, len: u64, to: &[u64]) -> Option<Vec<Transform>> {
+    let (rows, cols) = matrix(pack);
+    let width =
+        cols.checked_div(groups).filter(|width| cols.is_multiple_of(groups) && start + len <= *width)?;
+    Some(vec![
+        Transform::Reshape { shape: vec![rows, groups, width] },
+        Transform::Slice { axis: 2, start, len },
+        Transform::Reshape { shape: to.to_vec() },
+    ])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +307,19 @@ mod tests {
         assert_eq!(first(&[1, 5, 32], &[5, 16], 2), Some(Form::RanksColumns));
         assert_eq!(first(&[1, 5, 32], &[5, 16], 1), None);
         assert_eq!(first(&[32, 48], &[48, 32], 1), Some(Form::Transposed));
+    }
+
+    #[test]
+    fn columns_of_a_padded_pack() {
+        let form = Form::CandidateColumns { start: 4, len: 8 };
+        let cut = vec![
+            Transform::Reshape { shape: vec![7, 12] },
+            Transform::Slice { axis: 1, start: 4, len: 8 },
+            Transform::Slice { axis: 0, start: 0, len: 5 },
+        ];
+        assert_eq!(form.transforms(&[1, 5, 8], &[7, 12]), Some((vec![], cut)));
+        // Neither more nor fewer of the same columns.
+        assert_eq!(form.transforms(&[1, 5, 9], &[7, 12]), None);
     }
 
     #[test]

@@ -2,24 +2,27 @@
 
 mod packs;
 mod pairs;
+mod segments;
 mod votes;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
+use super::assign;
 use super::evidence::Evidence;
-use super::families::{self, Family};
+use super::families::Family;
 use super::forms::Form;
-use super::model::{Model, Place, tells_apart};
+use super::model::{Model, Place};
 use super::weights::Anchor;
-use super::{assign, blocks};
-use crate::TensorInfo;
-use crate::align::sketch;
 use crate::dump::Role;
 use packs::split_child;
 use pairs::{credit, noise};
+use segments::{Item, Known, Segment, key};
 use votes::Votes;
 
-/// More pairs of items than this in one segment are scored by type and shape alone, in order.
+/// More pairs of items than this in one segment are not looked at one by one.
 const FULL: usize = 250_000;
 /// The least score of a pair in each of the rounds in which matched neighbours speak for further pairs.
 const ROUNDS: [f64; 5] = [3.0, 2.0, 1.0, 0.0, 0.0];
@@ -30,16 +33,8 @@ const CLOSE: f64 = 0.02;
 /// Distance from which two tensors are no longer one value in two precisions.
 const NOISE: f64 = 0.12;
 
-/// A value, or a part of its last axis.
-#[derive(Clone, Debug)]
-struct Item {
-    value: usize,
-    /// What it is called in every block alike.
-    key: String,
-    cut: Option<(u64, u64)>,
-    info: Option<TensorInfo>,
-    sketch: Option<Vec<f64>>,
-}
+/// Places of two items, the way they meet, and the distance of their content.
+type Met = ((usize, usize), Form, Option<f64>);
 
 /// A found pair of values.
 #[derive(Clone, Debug)]
@@ -49,21 +44,6 @@ pub(super) struct Match {
     pub(super) form: Form,
     pub(super) confidence: f64,
     pub(super) evidence: Vec<String>,
-}
-
-/// Items of both sides that are matched among each other.
-struct Segment {
-    golden: Vec<Item>,
-    candidate: Vec<Item>,
-    /// The number of the golden block; `None` outside blocks.
-    block: Option<usize>,
-    /// Whether something tells that the two blocks are the same one.
-    is_certain: bool,
-    /// Distance of content between the same values, where it can be told.
-    noise: Option<f64>,
-    /// What each pair of items has of its own, whatever is matched around it.
-    own: BTreeMap<(usize, usize), (Evidence, Form, Option<f64>)>,
-    chosen: Vec<Option<usize>>,
 }
 
 /// Neighbours of a value, and their neighbours.
@@ -150,6 +130,7 @@ impl<'a> Matching<'a> {
                 });
                 pairs.extend(golden.zip(reduced).map(|(g, c)| (g, c, Form::Same)));
             }
+            Form::Same if self.ranks == 1 => pairs.extend(self.split_ties(golden, candidate)),
             _ => {}
         }
         for (g, c, form) in pairs {
@@ -158,27 +139,44 @@ impl<'a> Matching<'a> {
         }
     }
 
+    /// What the splits behind two equal packs give: parts of each other, and of the other's pack.
+    fn split_ties(&self, golden: Option<usize>, candidate: Option<usize>) -> Vec<(usize, usize, Form)> {
+        let (Some(g), Some(c)) = (golden, candidate) else { return Vec::new() };
+        let mut ties = Vec::new();
+        let mut start = 0;
+        loop {
+            let (own, other) = (split_child(self.golden, g, start), split_child(self.candidate, c, start));
+            let width = |model: &Model, part: usize| model.shape(part).and_then(|s| s.last().copied());
+            let len = own.map(|v| width(self.golden, v)).or(other.map(|v| width(self.candidate, v)));
+            let Some(len) = len.flatten().filter(|len| *len > 0) else { return ties };
+            match (own, other) {
+                (Some(own), Some(other)) => ties.push((own, other, Form::Same)),
+                (Some(own), None) => ties.push((own, c, Form::CandidateColumns { start, len })),
+                (None, Some(other)) => ties.push((g, other, Form::GoldenColumns { start, len })),
+                (None, None) => {}
+            }
+            start += len;
+        }
+    }
+
     /// Matches all values of the two models.
     pub(super) fn run(&mut self) -> Vec<Match> {
         let mut segments = self.segments();
-        let mut noise = None;
-        for segment in &mut segments {
-            self.look(segment, noise);
-            noise = segment.noise;
-        }
+        let met: Vec<Vec<Met>> = segments.par_iter_mut().map(|segment| self.meetings(segment)).collect();
+        // Too few pairs to tell the noise by have that of the block before.
+        let before: Vec<Option<f64>> = [None].into_iter().chain(segments.iter().map(|s| s.noise)).collect();
+        segments.par_iter_mut().zip(met).zip(before).for_each(|((segment, met), before)| {
+            self.weigh(segment, &met, before);
+        });
         let no_votes = Votes::default();
         // What is certain first: it speaks for its neighbours before they are chosen.
         for least in ROUNDS {
-            for segment in &mut segments {
-                self.choose(segment, &no_votes, least);
-            }
+            segments.par_iter_mut().for_each(|segment| self.choose(segment, &no_votes, least));
             self.remember(&segments);
         }
-        let votes = Votes::of(&segments);
+        let votes = Votes::of(&segments, self.golden, self.candidate);
         for _ in 0..2 {
-            for segment in &mut segments {
-                self.choose(segment, &votes, 0.0);
-            }
+            segments.par_iter_mut().for_each(|segment| self.choose(segment, &votes, 0.0));
             self.remember(&segments);
         }
         // From the first pair on that is sure and differs, content says nothing about the pairs after it.
@@ -188,157 +186,79 @@ impl<'a> Matching<'a> {
             matches.extend(self.judge(segment, &votes, &mut diverged));
         }
         self.packs(&mut matches);
+        self.partial_sums(&mut matches);
         matches
     }
 
-    /// Items of each pair of blocks, then of what is outside.
-    fn segments(&mut self) -> Vec<Segment> {
-        let (n, m) = (self.golden.blocks.len(), self.candidate.blocks.len());
-        let (pairs, certain) = self.block_pairs(n, m);
-        let mut segments = Vec::new();
-        let missing: Vec<&str> =
-            (0..n).filter(|&b| pairs[b].is_none()).map(|b| self.golden.blocks[b].as_str()).collect();
-        let extra: Vec<&str> = (0..m)
-            .filter(|b| !pairs.contains(&Some(*b)))
-            .map(|b| self.candidate.blocks[b].as_str())
-            .collect();
-        if n > 0 && m > 0 && (!missing.is_empty() || !extra.is_empty()) {
-            let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            self.notes.push(format!(
-                "golden has {n} blocks, the candidate {m}; only in golden: {}; only in the candidate: {}",
-                list(&missing),
-                list(&extra)
-            ));
+    /// What ranks have before the reduction, where its result is what was chosen.
+    fn partial_sums(&self, matches: &mut Vec<Match>) {
+        let taken: BTreeSet<usize> = matches.iter().map(|m| m.candidate).collect();
+        let ties = self.tied.iter().flat_map(|(&g, ties)| ties.iter().map(move |&(c, form)| (g, c, form)));
+        let sums = ties.filter(|(_, c, form)| *form == Form::RanksSum && !taken.contains(c));
+        for (golden, candidate, form) in sums {
+            let distance = self.joined_distance(golden, candidate, form);
+            if distance.is_some_and(|d| d < CLOSE) {
+                let evidence = vec!["weight".to_owned(), "content".to_owned()];
+                matches.push(Match { golden, candidate, form, confidence: 0.95, evidence });
+            }
         }
-        if n == 0 || m == 0 {
-            // No blocks on one side: all of the other's belong together.
-            let all = |model: &Model| items(model, |_| true);
-            segments.push(Segment::new(all(self.golden), all(self.candidate), None));
-            return segments;
-        }
-        let (own, other) = (reach(self.golden), reach(self.candidate));
-        for (b, pair) in pairs.iter().enumerate() {
-            let Some(p) = *pair else { continue };
-            let golden = items(self.golden, |v| own[v].contains(&Some(b)));
-            let candidate = items(self.candidate, |v| other[v].contains(&Some(p)));
-            let mut segment = Segment::new(golden, candidate, Some(b));
-            segment.is_certain = certain[b];
-            segments.push(segment);
-        }
-        let golden = items(self.golden, |v| own[v].contains(&None));
-        let candidate = items(self.candidate, |v| other[v].contains(&None));
-        segments.push(Segment::new(golden, candidate, None));
-        segments
     }
 
-    /// The candidate's block of each golden one, and whether more than order says so.
-    fn block_pairs(&self, n: usize, m: usize) -> (Vec<Option<usize>>, Vec<bool>) {
-        let mut shared: BTreeMap<(usize, usize), f64> = BTreeMap::new();
-        for (g, cs) in &self.partner {
-            let Some(b) = self.golden.units[*g].block else { continue };
-            for c in cs {
-                if let Some(p) = self.candidate.units[*c].block {
-                    *shared.entry((b, p)).or_default() += 1.0;
+    /// The ways in which items of a segment meet.
+    fn meetings(&self, segment: &mut Segment) -> Vec<Met> {
+        if segment.is_huge() {
+            return Vec::new();
+        }
+        self.cut_packs(segment);
+        let (n, m) = (segment.golden.len(), segment.candidate.len());
+        let mut met = Vec::new();
+        for i in 0..n {
+            for j in 0..m {
+                if let Some((form, distance)) = self.meet(&segment.golden[i], &segment.candidate[j]) {
+                    met.push(((i, j), form, distance));
                 }
             }
         }
-        let by_block = |model: &Model, count: usize| {
-            let mut blocks = vec![Vec::new(); count];
-            for (v, value) in model.values.iter().enumerate() {
-                if let (Some(b), Some(sketch)) = (value.block, &value.sketch)
-                    && !value.is_weight
-                    && tells_apart(sketch)
-                {
-                    blocks[b].push(v);
-                }
-            }
-            blocks
-        };
-        let (own, other) = (by_block(self.golden, n), by_block(self.candidate, m));
-        // Without weights, content: only where the numbers of blocks leave a question.
-        let content = |b: usize, p: usize| {
-            let near = own[b]
-                .iter()
-                .filter(|&&g| other[p].iter().any(|&c| self.distance(g, c).is_some_and(|d| d < 0.01)));
-            near.count() as f64 / own[b].len().max(1) as f64
-        };
-        let score = |b: usize, p: usize| {
-            let by_weight = shared.get(&(b, p)).copied().unwrap_or(0.0);
-            let by_content = if n == m || by_weight > 0.0 { 0.0 } else { content(b, p) };
-            by_weight + 2.0 * by_content
-        };
-        let pairs = blocks::pair(n, m, score);
-        let certain = pairs.iter().enumerate().map(|(b, p)| n == m || p.is_some_and(|p| score(b, p) > 0.2));
-        let certain = certain.collect();
-        (pairs, certain)
-    }
-
-    fn distance(&self, g: usize, c: usize) -> Option<f64> {
-        let (a, b) = (&self.golden.values[g], &self.candidate.values[c]);
-        (a.info.as_ref()?.numel() == b.info.as_ref()?.numel())
-            .then(|| sketch::likeness(a.sketch.as_ref()?, b.sketch.as_ref()?))
-            .flatten()
-            .map(|like| 1.0 - like)
+        segment.noise = noise(&met, n, m);
+        met
     }
 
     /// Finds what each pair of items of a segment has by itself.
-    fn look(&self, segment: &mut Segment, earlier: Option<f64>) {
-        self.cut_packs(segment);
+    fn weigh(&self, segment: &mut Segment, met: &[Met], before: Option<f64>) {
         let (n, m) = (segment.golden.len(), segment.candidate.len());
-        if n * m > FULL {
-            return;
-        }
-        let mut distances: BTreeMap<(usize, usize), (Form, Option<f64>)> = BTreeMap::new();
-        for i in 0..n {
-            for j in 0..m {
-                if let Some(met) = self.meet(&segment.golden[i], &segment.candidate[j]) {
-                    distances.insert((i, j), met);
-                }
+        let level = segment.noise.or(before.filter(|_| n.min(m) < 8));
+        for &((i, j), form, distance) in met {
+            let mut evidence = self.evidence(&segment.golden[i], &segment.candidate[j], form);
+            evidence.content = distance.zip(level).map(|(d, noise)| credit(d, noise));
+            if form.needs_content() && evidence.content.unwrap_or(0.0) < 0.5 && evidence.weight <= 0.0 {
+                continue;
             }
-        }
-        segment.noise = noise(&distances, n, m);
-        let level = segment.noise.or(earlier.filter(|_| n.min(m) < 8));
-        for i in 0..n {
-            for j in 0..m {
-                let Some(&(form, distance)) = distances.get(&(i, j)) else { continue };
-                let mut evidence = self.evidence(&segment.golden[i], &segment.candidate[j], form);
-                evidence.content = distance.zip(level).map(|(d, noise)| credit(d, noise));
-                if form.needs_content() && evidence.content.unwrap_or(0.0) < 0.5 && evidence.weight <= 0.0 {
-                    continue;
-                }
-                let place = |k: usize, n: usize| k as f64 / n.max(1) as f64;
-                evidence.distance = (place(i, n) - place(j, m)).abs();
-                segment.own.insert((i, j), (evidence, form, distance));
-            }
+            let place = |k: usize, n: usize| k as f64 / n.max(1) as f64;
+            evidence.distance = (place(i, n) - place(j, m)).abs();
+            segment.known.push(Known { at: (i, j), evidence, form, distance });
         }
     }
 
     /// Chooses the pairs of a segment by all that is known so far.
     fn choose(&self, segment: &mut Segment, votes: &Votes, least: f64) {
-        let (n, m) = (segment.golden.len(), segment.candidate.len());
-        if n * m > FULL {
+        if segment.is_huge() {
             if segment.chosen.is_empty() {
                 segment.chosen = self.by_type(segment);
             }
             return;
         }
+        let (n, m) = (segment.golden.len(), segment.candidate.len());
         let mut scores: Vec<Option<f64>> = vec![None; n * m];
-        for (&(i, j), (evidence, ..)) in &segment.own {
-            scores[i * m + j] =
-                self.with_context(segment, i, j, *evidence, votes).score().filter(|&s| s > least);
+        for known in &segment.known {
+            let score = self.with_context(segment, known, votes).score();
+            scores[known.at.0 * m + known.at.1] = score.filter(|&s| s > least);
         }
         segment.chosen = assign::assign(n, m, |i, j| scores[i * m + j]);
     }
 
-    fn with_context(
-        &self,
-        segment: &Segment,
-        i: usize,
-        j: usize,
-        mut evidence: Evidence,
-        votes: &Votes,
-    ) -> Evidence {
-        let (a, b) = (&segment.golden[i], &segment.candidate[j]);
+    fn with_context(&self, segment: &Segment, known: &Known, votes: &Votes) -> Evidence {
+        let (a, b) = (&segment.golden[known.at.0], &segment.candidate[known.at.1]);
+        let mut evidence = known.evidence;
         evidence.flow = self.flow(a.value, b.value);
         evidence.vote = votes.of_pair(segment.block, a, b);
         evidence
@@ -375,35 +295,10 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Huge segments without blocks: in order, by type and shape.
-    fn by_type(&self, segment: &Segment) -> Vec<Option<usize>> {
-        let mut shapes: BTreeMap<Vec<u64>, u32> = BTreeMap::new();
-        let mut names: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut code = |model: &'a Model<'a>, item: &Item| {
-            let squeezed =
-                item.info.as_ref().map(|i| i.shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>());
-            let next = shapes.len() as u32;
-            let shape = *shapes.entry(squeezed.unwrap_or_default()).or_insert(next);
-            let unit = model.unit_of(item.value);
-            let next = names.len() as u32;
-            let name = *names.entry(unit.map_or("", |u| u.name.as_str())).or_insert(next);
-            (unit.map_or(Family::Unknown, |u| u.family), shape, name)
-        };
-        let own: Vec<_> = segment.golden.iter().map(|i| code(self.golden, i)).collect();
-        let other: Vec<_> = segment.candidate.iter().map(|i| code(self.candidate, i)).collect();
-        assign::in_order(own.len(), other.len(), |i, j| {
-            let ((family, shape, name), (family_, shape_, name_)) = (own[i], other[j]);
-            if shape != shape_ {
-                return None;
-            }
-            Some(1.0 + families::agreement(family, family_) + if name == name_ { 2.0 } else { 0.0 })
-        })
-    }
-
     /// The chosen pairs with their confidence.
     fn judge(&self, segment: &Segment, votes: &Votes, diverged: &mut bool) -> Vec<Match> {
         let chosen = segment.chosen.iter().enumerate().filter_map(|(i, j)| Some((i, (*j)?)));
-        if segment.own.is_empty() {
+        if segment.is_huge() {
             return chosen
                 .filter_map(|(i, j)| {
                     let (a, b) = (&segment.golden[i], &segment.candidate[j]);
@@ -416,9 +311,9 @@ impl<'a> Matching<'a> {
                 .collect();
         }
         let mut scores: BTreeMap<(usize, usize), (Evidence, f64)> = BTreeMap::new();
-        for (&(i, j), (evidence, ..)) in &segment.own {
-            let evidence = self.with_context(segment, i, j, *evidence, votes);
-            scores.insert((i, j), (evidence, evidence.score().unwrap_or(0.0)));
+        for known in &segment.known {
+            let evidence = self.with_context(segment, known, votes);
+            scores.insert(known.at, (evidence, evidence.score().unwrap_or(0.0)));
         }
         let mut by_row: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
         let mut by_col: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
@@ -437,10 +332,14 @@ impl<'a> Matching<'a> {
         chosen
             .filter_map(|(i, j)| {
                 let (mut evidence, score) = *scores.get(&(i, j))?;
-                let (_, form, distance) = segment.own.get(&(i, j))?;
+                let known = segment.known(i, j)?;
                 let margin = score - best(&by_row, i, j).max(best(&by_col, j, i));
                 let (golden, candidate) = (segment.golden[i].value, segment.candidate[j].value);
-                let form = self.heads(&segment.golden[i], &segment.candidate[j], *form, *distance);
+                let (mut form, mut distance) = (known.form, known.distance);
+                if let Some(found) = self.heads(&segment.golden[i], &segment.candidate[j], known) {
+                    evidence.content = Some(1.0);
+                    (form, distance) = (found.0, Some(found.1));
+                }
                 if evidence.content == Some(0.0) {
                     if *diverged {
                         evidence.content = None;
@@ -448,7 +347,7 @@ impl<'a> Matching<'a> {
                     *diverged |= evidence.weight > 0.5 || evidence.name > 0.8 || evidence.vote > 0.5;
                 }
                 let mut confidence = evidence.confidence(margin);
-                let mut evidence = evidence.words(*distance);
+                let mut evidence = evidence.words(distance);
                 if !segment.is_certain {
                     confidence = confidence.min(UNCERTAIN);
                     evidence.push("but nothing tells which block is which".to_owned());
@@ -467,64 +366,4 @@ fn near(model: &Model, up: bool) -> Vec<Near> {
         (first, second)
     };
     (0..model.values.len()).map(of).collect()
-}
-
-fn items(model: &Model, wanted: impl Fn(usize) -> bool) -> Vec<Item> {
-    let mut values: Vec<usize> =
-        (0..model.values.len()).filter(|&v| !model.values[v].is_weight && wanted(v)).collect();
-    values.sort_by_key(|&v| model.values[v].order);
-    values
-        .into_iter()
-        .map(|value| {
-            let v = &model.values[value];
-            Item {
-                value,
-                key: key(model, value, None),
-                cut: None,
-                info: v.info.clone(),
-                sketch: v.sketch.clone().filter(|s| !s.is_empty()),
-            }
-        })
-        .collect()
-}
-
-/// The blocks a value is computed or read in.
-fn reach(model: &Model) -> Vec<BTreeSet<Option<usize>>> {
-    let mut reach = vec![BTreeSet::new(); model.values.len()];
-    for (v, value) in model.values.iter().enumerate() {
-        if value.producer.is_some() {
-            reach[v].insert(value.block);
-            continue;
-        }
-        reach[v].extend(value.places.iter().map(|&p| model.units[model.places[p].unit].block));
-        // What every block reads comes from outside: rotary tables, masks.
-        if reach[v].len() > 2 || reach[v].len() == model.blocks.len() {
-            reach[v].insert(None);
-        }
-    }
-    reach
-}
-
-impl Segment {
-    fn new(golden: Vec<Item>, candidate: Vec<Item>, block: Option<usize>) -> Self {
-        Self {
-            golden,
-            candidate,
-            block,
-            is_certain: true,
-            noise: None,
-            own: BTreeMap::new(),
-            chosen: Vec::new(),
-        }
-    }
-}
-
-/// What a value, or a part of it, is called in every block alike.
-fn key(model: &Model, value: usize, cut: Option<(u64, u64)>) -> String {
-    let v = &model.values[value];
-    let name = v.producer.or(v.places.first().copied()).map(|p| {
-        let place = &model.places[p];
-        format!("{}#{}{}", model.units[place.unit].local, place.role.name(), place.slot)
-    });
-    format!("{}{cut:?}", name.unwrap_or_default())
 }

@@ -15,12 +15,14 @@ mod forms;
 mod matching;
 mod model;
 mod passes;
+mod sums;
 mod weights;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Alignment, Options, Steps};
-use crate::dump::Dump;
+use super::{Alignment, Options, Pair, Steps};
+use crate::dump::{Dump, Role};
 use crate::{Error, Result, Tensor, format};
 pub(super) use by_type::by_types;
 use model::Model;
@@ -35,26 +37,80 @@ pub(super) fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Resul
     let (own, other) = (model::parts(golden), model::parts(candidate));
     let meetings = passes::pair(golden, candidate, &own, &other);
     for meeting in &meetings {
-        let Some(&(step, other_step)) = meeting.steps.first() else { continue };
-        let golden = Model::new(golden, &own[meeting.golden], step);
-        let candidate = Model::new(candidate, &other[meeting.candidate], other_step);
-        let ranks = if golden.ranks.len() == 1 { candidate.ranks.len() as u64 } else { 1 };
-        let anchors = find_anchors(&golden, &candidate, &checkpoint, ranks.max(1));
-        let mut matching = matching::Matching::new(&golden, &candidate, &anchors, ranks.max(1));
-        let matches = matching.run();
-        alignment.pairs.extend(emit::pairs(&golden, &candidate, &matches, meeting));
-        let steps: Vec<Option<u64>> = meeting.steps.iter().map(|s| s.1).collect();
-        alignment.pairs.extend(emit::weights(&golden, &candidate, &anchors, &steps));
-        for note in matching.notes {
-            if !alignment.notes.contains(&note) {
-                alignment.notes.push(note);
+        let sides = (&own[meeting.golden], &other[meeting.candidate]);
+        let mut seen = (BTreeSet::new(), BTreeSet::new());
+        let mut paired = (BTreeSet::new(), BTreeSet::new());
+        let mut looks = 0;
+        for &(step, other_step) in &meeting.steps {
+            // A file that is missing at one step may be there at another.
+            let more = (places(golden, sides.0, step), places(candidate, sides.1, other_step));
+            if looks == LOOKS || (looks > 0 && more.0.is_subset(&seen.0) && more.1.is_subset(&seen.1)) {
+                continue;
             }
+            looks += 1;
+            seen.0.extend(more.0);
+            seen.1.extend(more.1);
+            let models = (Model::new(golden, sides.0, step), Model::new(candidate, sides.1, other_step));
+            let mut pairs = look(&models.0, &models.1, &checkpoint, meeting, &mut alignment.notes);
+            // What an earlier look knows both sides of, it knew better.
+            pairs.retain(|p| {
+                let known =
+                    |side: &[usize], paired: &BTreeSet<usize>| side.iter().all(|i| paired.contains(i));
+                !(known(&p.golden.records, &paired.0) && known(&p.candidate.records, &paired.1))
+            });
+            for pair in &pairs {
+                paired.0.extend(pair.golden.records.iter().copied());
+                paired.1.extend(pair.candidate.records.iter().copied());
+            }
+            alignment.pairs.extend(pairs);
         }
     }
     alignment.steps = steps(&meetings);
     step_notes(&meetings, &mut alignment);
     once(&mut alignment);
     Ok(alignment)
+}
+
+/// Steps of one meeting that are looked at, the first and those where something new was recorded.
+const LOOKS: usize = 4;
+
+/// Which tensors a step has, whatever is in them.
+fn places<'d>(
+    dump: &'d Dump,
+    part: &model::Part,
+    step: Option<u64>,
+) -> BTreeSet<(&'d str, u32, Role, &'d str)> {
+    let records = part.records.iter().map(|&i| &dump.records[i]);
+    records
+        .filter(|r| r.step == step && r.role != Role::Param && !r.is_stale())
+        .map(|r| (r.node.as_str(), r.call, r.role, r.slot.as_str()))
+        .collect()
+}
+
+/// The pairs of a meeting, as one of its steps shows them.
+fn look(
+    golden: &Model,
+    candidate: &Model,
+    checkpoint: &[(String, Tensor)],
+    meeting: &passes::Meeting,
+    notes: &mut Vec<String>,
+) -> Vec<Pair> {
+    let ranks = if golden.ranks.len() == 1 { candidate.ranks.len() as u64 } else { 1 };
+    let anchors = find_anchors(golden, candidate, checkpoint, ranks.max(1));
+    let mut matching = matching::Matching::new(golden, candidate, &anchors, ranks.max(1));
+    let matches = matching.run();
+    let mut pairs = emit::pairs(golden, candidate, &matches, meeting);
+    if ranks == 1 {
+        pairs.extend(sums::pairs(golden, candidate, &matches, meeting));
+    }
+    let steps: Vec<Option<u64>> = meeting.steps.iter().map(|s| s.1).collect();
+    pairs.extend(emit::weights(golden, candidate, &anchors, &steps));
+    for note in matching.notes {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    pairs
 }
 
 fn find_anchors(

@@ -12,6 +12,9 @@ use crate::tensor::TensorInfo;
 /// Step and rank of a record.
 pub(super) type At = (Option<u64>, Option<u32>);
 
+/// Models of one process. A first operation that comes again more often is one of every layer's.
+const MODELS: usize = 8;
+
 /// One call of an operation or module.
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -83,14 +86,11 @@ pub(super) struct Part {
 
 /// The models of a dump: ATB runs prefill and decode as two models of one process.
 pub(super) fn parts(dump: &Dump) -> Vec<Part> {
-    let top = |r: &TensorRecord| {
-        r.node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()))
-    };
+    let top = |node: &str| node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()));
     let mut tops: BTreeSet<(u64, String)> = BTreeSet::new();
     if dump.layout == "atb" {
-        tops.extend(dump.records.iter().filter_map(top));
-        let nodes = dump.graph.iter().flat_map(|g| &g.nodes).filter(|n| n.parent.is_none());
-        tops.extend(nodes.filter_map(|n| names::atb_part(&n.name).map(|(id, n)| (id, n.to_owned()))));
+        tops.extend(dump.records.iter().filter_map(|r| top(&r.node)));
+        tops.extend(dump.graph.iter().flat_map(|g| &g.nodes).filter_map(|n| top(&n.name)));
     }
     let starts = starts(&tops.into_iter().collect::<Vec<_>>());
     let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
@@ -98,7 +98,7 @@ pub(super) fn parts(dump: &Dump) -> Vec<Part> {
         if record.role == Role::Param {
             continue;
         }
-        let number = top(record).map_or(0, |(id, _)| starts.iter().filter(|&&s| s <= id).count());
+        let number = top(&record.node).map_or(0, |(id, _)| starts.iter().filter(|&&s| s <= id).count());
         let part = parts.entry(number).or_insert_with(|| Part { records: Vec::new(), steps: Vec::new() });
         part.records.push(i);
         if !part.steps.contains(&record.step) {
@@ -123,7 +123,9 @@ fn starts(tops: &[(u64, String)]) -> Vec<u64> {
         return heads.iter().filter_map(|&i| tops.get(i + 1)).map(|t| t.0).collect();
     }
     let Some(first) = tops.first() else { return Vec::new() };
-    (1..tops.len()).filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1).map(|i| tops[i].0).collect()
+    let again = (1..tops.len()).filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1);
+    let starts: Vec<u64> = again.map(|i| tops[i].0).collect();
+    if starts.len() < MODELS { starts } else { Vec::new() }
 }
 
 impl<'a> Model<'a> {
@@ -210,10 +212,13 @@ impl<'a> Model<'a> {
                     if family == Family::Unknown {
                         family = families::of(last, &null);
                     }
+                    // The linear operation of `LmHead` is the head.
+                    let around = || name.rsplit('/').find_map(|p| families::role(names::atb_part(p)?.1));
+                    let role = families::role(last).or_else(|| around().filter(|_| family == Family::Linear));
                     let unit = self.units.len();
                     self.units.push(Unit {
                         node: r.node.clone(),
-                        role: families::role(last),
+                        role,
                         name,
                         call: r.call,
                         kind: op_type.to_owned(),
@@ -496,7 +501,8 @@ impl<'a> Model<'a> {
         for (v, constant) in constant.into_iter().enumerate() {
             let value = &self.values[v];
             let (Some(info), None) = (&value.info, value.producer) else { continue };
-            if value.is_weight || !matches!(info.shape.len(), 1 | 2) {
+            let is_nz = info.acl_format == Some(super::weights::FRACTAL_NZ);
+            if value.is_weight || !(matches!(info.shape.len(), 1 | 2) || is_nz) {
                 continue;
             }
             let as_weight = value.places.iter().all(|&p| {

@@ -10,12 +10,14 @@ use super::model::{Model, tells_apart};
 use crate::align::view;
 use crate::align::{Transform, sketch};
 use crate::dump::Role;
-use crate::{DType, Tensor};
+use crate::{DType, Tensor, TensorInfo};
 
 /// Likeness from which two weights are the same after a cast.
 const SAME: f64 = 0.99;
 /// The same for integers with their scales.
 const SAME_QUANTISED: f64 = 0.97;
+/// ACL's number of the format.
+pub(super) const FRACTAL_NZ: i32 = 29;
 /// Values of a row by which it is looked up.
 const ROW: u64 = 24;
 
@@ -24,6 +26,8 @@ pub(super) struct Weight {
     pub(super) unit: usize,
     /// Its place in the dump; `None` for one out of a checkpoint.
     pub(super) place: Option<usize>,
+    /// From the recorded tensor to rows and columns.
+    straight: Vec<Transform>,
     tensor: Tensor,
     sketch: Vec<f64>,
     /// The first row's values at fixed places, for what is packed behind others.
@@ -62,7 +66,7 @@ pub(super) fn of_model(model: &Model) -> Vec<Weight> {
                 *value.places.iter().min_by_key(|&&p| (model.units[model.places[p].unit].is_container, p))?;
             let unit = model.places[place].unit;
             let mut weight = read(unit, Some(place), model.dump.tensor(model.places[place].record).ok()?)?;
-            if weight.tensor.info.dtype == DType::Int8 {
+            if weight.tensor.info.dtype == DType::Int8 && weight.straight.is_empty() {
                 weight.scale = scale(model, unit, &weight.tensor);
             }
             Some(weight)
@@ -71,9 +75,22 @@ pub(super) fn of_model(model: &Model) -> Vec<Weight> {
 }
 
 fn read(unit: usize, place: Option<usize>, tensor: Tensor) -> Option<Weight> {
+    let straight: Vec<Transform> = rows_of_nz(&tensor.info).into_iter().collect();
+    let tensor = view::apply(vec![tensor], &straight).ok()?;
     let sketch = sketch::read(&tensor, &sketch::positions(tensor.info.numel()))?;
     let row = if tensor.info.shape.len() == 2 { row(&tensor, 0)? } else { Vec::new() };
-    Some(Weight { unit, place, tensor, sketch, row, scale: None })
+    Some(Weight { unit, place, straight, tensor, sketch, row, scale: None })
+}
+
+/// What makes rows of a weight that is stored in blocks of sixteen.
+fn rows_of_nz(info: &TensorInfo) -> Option<Transform> {
+    let shape = match *info.shape.as_slice() {
+        _ if info.acl_format != Some(FRACTAL_NZ) => return None,
+        [1, blocks, rows, width] if matches!(width, 16 | 32) => vec![rows, blocks * width],
+        [rows, cols] => vec![rows, cols],
+        _ => return None,
+    };
+    Some(Transform::NzToNd { shape })
 }
 
 /// The place of an integer weight's scales: the other input of its operation with one number for each row.
@@ -377,8 +394,14 @@ impl Search<'_> {
             candidate_unit: weight.unit,
             golden_place: self.own[g].place,
             candidate_place: weight.place.unwrap_or(usize::MAX),
-            golden_transforms: Vec::new(),
-            candidate_transforms: dequantise.into_iter().chain(candidate).collect(),
+            golden_transforms: self.own[g].straight.clone(),
+            candidate_transforms: weight
+                .straight
+                .iter()
+                .cloned()
+                .chain(dequantise)
+                .chain(candidate)
+                .collect(),
             candidate_scale: weight.scale,
             output,
             joins_ranks: false,

@@ -45,6 +45,7 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
             about.insert(key.into(), json!(count));
         }
     }
+    dump.faults = problems.take_faults();
     dump.problems = problems.into_texts();
     Ok(dump)
 }

@@ -18,12 +18,16 @@ use crate::graph::atb_json::{self, Model};
 pub(super) fn read(place: &Place, found: &Found, dump: &mut Dump, problems: &mut Problems) -> Graph {
     let mut models: Vec<Model> = Vec::new();
     let mut layers = Vec::new();
+    let mut unread = Vec::new();
     if let (Some(root), Some(process)) = (&place.root, place.processes.first()) {
         for file in files(root, "model", process, problems) {
             let next = models.iter().map(|m| m.len() as u64).sum();
             match atb_json::read_model(&file.path, next, problems) {
                 Ok(model) => models.push(model),
-                Err(error) => problems.add(error.to_string()),
+                Err(error) => {
+                    unread.push(error.to_string());
+                    problems.add(error.to_string());
+                }
             }
         }
         models.sort_by_key(Model::first);
@@ -34,7 +38,11 @@ pub(super) fn read(place: &Place, found: &Found, dump: &mut Dump, problems: &mut
             }
         }
     }
-    if !models.is_empty() {
+    if models.is_empty() {
+        for text in unread {
+            problems.fault(text);
+        }
+    } else {
         dump.about.insert("models".into(), models.iter().map(Model::about).collect());
     }
     let mut graph = atb_json::tie(&models, &layers, &found.nodes, problems);

@@ -1,16 +1,21 @@
 //! What a pair of items has by itself: how their shapes meet, how far their content is apart, what speaks for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::packs::with_cut;
-use super::{Item, Matching, NOISE};
+use super::segments::{Cut, Known};
+use super::{CLOSE, Item, Matching, Met, NOISE};
 use crate::align::structure::evidence::Evidence;
 use crate::align::structure::families;
 use crate::align::structure::forms::{self, Form};
 use crate::align::structure::model::{Model, Unit};
+use crate::align::structure::weights::FRACTAL_NZ;
 use crate::align::{sketch, view};
 use crate::dump::Role;
 use crate::{Tensor, TensorInfo};
+
+/// Distance from which the same elements may be there in another order.
+const FAR: f64 = 0.2;
 
 impl Matching<'_> {
     /// The way two items meet, with the distance of their content.
@@ -27,10 +32,10 @@ impl Matching<'_> {
         if let (Some(form), None, None) = (tied, a.cut, b.cut)
             && matches!(form, Form::RanksSum)
         {
-            return Some((form, self.joined_distance(a, b, form)));
+            return Some((form, self.joined_distance(a.value, b.value, form)));
         }
         let ranks = if b.cut.is_some() { 1 } else { self.ranks };
-        let options = forms::between(&info.shape, &other.shape, ranks, other.acl_format == Some(29));
+        let options = forms::between(&info.shape, &other.shape, ranks, other.acl_format == Some(FRACTAL_NZ));
         let mut best: Option<(Form, Option<f64>)> = None;
         for form in options {
             let equal_order = matches!(form, Form::Same | Form::Reshape);
@@ -41,7 +46,7 @@ impl Matching<'_> {
                     .and_then(|(x, y)| sketch::likeness(x, y))
                     .map(|l| 1.0 - l)
             } else if a.cut.is_none() && b.cut.is_none() {
-                self.joined_distance(a, b, form)
+                self.joined_distance(a.value, b.value, form)
             } else {
                 None
             };
@@ -59,13 +64,13 @@ impl Matching<'_> {
     }
 
     /// Distance of content after the transforms of a form.
-    pub(super) fn joined_distance(&self, a: &Item, b: &Item, form: Form) -> Option<f64> {
-        a.sketch.as_ref()?;
+    pub(super) fn joined_distance(&self, golden: usize, candidate: usize, form: Form) -> Option<f64> {
+        self.golden.values[golden].sketch.as_ref()?;
         let record = |model: &Model, value: usize| {
             let v = &model.values[value];
             v.producer.or(v.places.first().copied())
         };
-        let (p, q) = (record(self.golden, a.value)?, record(self.candidate, b.value)?);
+        let (p, q) = (record(self.golden, golden)?, record(self.candidate, candidate)?);
         let own = self.golden.dump.tensor(self.golden.places[p].record).ok()?;
         let others = self.rank_tensors(q, form.joins_ranks())?;
         let (golden, candidate) = form.transforms(&own.info.shape, &others.first()?.info.shape)?;
@@ -129,25 +134,35 @@ impl Matching<'_> {
     }
 
     fn by_weight(&self, a: &Item, b: &Item) -> f64 {
-        if let Some(ties) = self.tied.get(&a.value) {
-            let fits = ties.iter().any(|&(c, form)| {
-                c == b.value
-                    && match (form, a.cut, b.cut) {
-                        (Form::CandidateColumns { start, len } | Form::RanksPack { start, len }, _, cut) => {
-                            cut == Some((start, len))
-                        }
-                        (Form::GoldenColumns { start, len }, cut, _) => cut == Some((start, len)),
-                        (_, x, y) => x.is_none() && y.is_none(),
-                    }
-            });
-            if fits {
-                return 1.0;
+        let ties = |g: usize| self.tied.get(&g).into_iter().flatten();
+        let fits = |form: Form| match form {
+            Form::CandidateColumns { start, len } | Form::RanksPack { start, len } => {
+                a.cut.is_none() && b.cut == Some(Cut::plain(start, len))
             }
-            if ties.iter().any(|t| t.0 == b.value) || !self.tied_back.contains_key(&b.value) {
-                return -0.9;
-            }
+            Form::GoldenColumns { start, len } => a.cut == Some(Cut::plain(start, len)) && b.cut.is_none(),
+            _ => a.cut.is_none() && b.cut.is_none(),
+        };
+        if ties(a.value).any(|&(c, form)| c == b.value && fits(form)) {
+            return 1.0;
         }
-        if self.tied_back.contains_key(&b.value) {
+        // What is known of a part says nothing about the others, and the whole nothing about its parts.
+        let is_golden_part = |form: Form| match (a.cut, form) {
+            (None, _) => true,
+            (cut, Form::GoldenColumns { start, len }) => cut == Some(Cut::plain(start, len)),
+            _ => false,
+        };
+        let is_candidate_part = |form: Form| match (b.cut, form) {
+            (None, _) => true,
+            (cut, Form::CandidateColumns { start, len } | Form::RanksPack { start, len }) => {
+                cut == Some(Cut::plain(start, len))
+            }
+            _ => false,
+        };
+        let back = self.tied_back.get(&b.value).into_iter().flatten();
+        let mut back = back.flat_map(|&g| ties(g)).filter(|(c, _)| *c == b.value);
+        if ties(a.value).any(|&(_, form)| is_golden_part(form))
+            || back.any(|&(_, form)| is_candidate_part(form))
+        {
             return -0.9;
         }
         // An operation whose partner left no output of its own may be found where that output is read.
@@ -157,33 +172,39 @@ impl Matching<'_> {
         let meets = |model: &Model, partners: &BTreeSet<usize>, unit: usize| {
             partners.iter().any(|&p| p == unit || is_inside(model, p, unit))
         };
+        let is_within = |model: &Model, partners: &BTreeSet<usize>, unit: usize| {
+            partners.iter().any(|&p| is_inside(model, unit, p))
+        };
         match (self.partner.get(&u), self.partner_back.get(&v)) {
             (Some(units), _) if meets(self.candidate, units, v) => 0.5,
             (_, Some(units)) if meets(self.golden, units, u) => 0.5,
-            // Of several outputs only one belongs to the weight.
-            (None, Some(_)) if Self::output(self.candidate, v).is_none() => 0.0,
-            (Some(_), None) if Self::output(self.golden, u).is_none() => 0.0,
+            // Of several outputs, or parts, only one belongs to the weight.
+            (None, Some(_)) if b.cut.is_some() || Self::output(self.candidate, v).is_none() => 0.0,
+            (Some(_), None) if a.cut.is_some() || Self::output(self.golden, u).is_none() => 0.0,
+            // The weight was recorded at what encloses the operation.
+            (Some(units), _) if is_within(self.candidate, units, v) => 0.0,
+            (_, Some(units)) if is_within(self.golden, units, u) => 0.0,
             (None, None) => 0.0,
             _ => -0.9,
         }
     }
 
-    /// Whether the content agrees once halves of heads become pairs, or the reverse.
-    pub(super) fn heads(&self, a: &Item, b: &Item, form: Form, distance: Option<f64>) -> Form {
-        let far = distance.is_some_and(|d| d > 0.2);
-        let Some(cols) = a.info.as_ref().and_then(|i| i.shape.last().copied()) else { return form };
-        if form != Form::Same || !far || a.cut.is_some() || b.cut.is_some() {
-            return form;
+    /// The form and distance under which the content agrees once halves of heads become pairs, or the reverse.
+    pub(super) fn heads(&self, a: &Item, b: &Item, known: &Known) -> Option<(Form, f64)> {
+        let cols = a.info.as_ref()?.shape.last().copied()?;
+        let is_far = known.distance.is_some_and(|d| d > FAR);
+        if known.form != Form::Same || !is_far || a.cut.is_some() || b.cut.is_some() {
+            return None;
         }
         let sizes = [4, 8, 16, 32, 64, 80, 96, 128, 192, 256];
         let options = sizes
             .into_iter()
             .filter(|head| cols.is_multiple_of(*head))
             .flat_map(|head| [true, false].map(|interleave| Form::Heads { head, interleave }));
-        let found = options
-            .filter_map(|form| Some((self.joined_distance(a, b, form)?, form)))
-            .min_by(|x, y| x.0.total_cmp(&y.0));
-        found.filter(|(d, _)| *d < 0.02).map_or(form, |(_, form)| form)
+        options
+            .filter_map(|form| Some((form, self.joined_distance(a.value, b.value, form)?)))
+            .filter(|(_, d)| *d < CLOSE)
+            .min_by(|x, y| x.1.total_cmp(&y.1))
     }
 }
 
@@ -203,14 +224,10 @@ fn ends_block(model: &Model, item: &Item) -> bool {
 
 /// The usual distance of content between the same values in two precisions: the middle one of those pairs of items
 /// that are each other's nearest.
-pub(super) fn noise(
-    distances: &BTreeMap<(usize, usize), (Form, Option<f64>)>,
-    n: usize,
-    m: usize,
-) -> Option<f64> {
+pub(super) fn noise(met: &[Met], n: usize, m: usize) -> Option<f64> {
     let mut rows = vec![(f64::INFINITY, 0); n];
     let mut cols = vec![(f64::INFINITY, 0); m];
-    for (&(i, j), &(_, distance)) in distances {
+    for &((i, j), _, distance) in met {
         let Some(d) = distance else { continue };
         if d < rows[i].0 {
             rows[i] = (d, j);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Item, Segment};
+use crate::align::structure::model::Model;
 
 /// Which operations of a block the other blocks pair.
 #[derive(Default)]
@@ -14,19 +15,14 @@ pub(super) struct Votes {
 }
 
 impl Votes {
-    pub(super) fn of(segments: &[Segment]) -> Self {
+    pub(super) fn of(segments: &[Segment], golden: &Model, candidate: &Model) -> Self {
         let mut votes = Self::default();
         // A block with one operation more or less numbers the others differently.
-        let signature = |segment: &Segment| {
-            let names = |items: &[Item]| -> Vec<String> {
-                items.iter().filter(|i| i.cut.is_none()).map(|i| i.key.clone()).collect()
-            };
-            (names(&segment.golden), names(&segment.candidate))
-        };
-        let mut kinds: BTreeMap<(Vec<String>, Vec<String>), Vec<usize>> = BTreeMap::new();
+        let (own, other) = (operations(golden), operations(candidate));
+        let mut kinds: BTreeMap<(&[&str], &[&str]), Vec<usize>> = BTreeMap::new();
         for segment in segments {
-            if let Some(block) = segment.block {
-                kinds.entry(signature(segment)).or_default().push(block);
+            if let (Some(b), Some(p)) = (segment.block, segment.partner) {
+                kinds.entry((own[b].as_slice(), other[p].as_slice())).or_default().push(b);
             }
         }
         let most = kinds.values().max_by_key(|blocks| (blocks.len(), std::cmp::Reverse(blocks[0])));
@@ -34,8 +30,8 @@ impl Votes {
         for segment in segments {
             let Some(block) = segment.block.filter(|b| votes.usual.contains(b)) else { continue };
             for (i, j) in segment.chosen.iter().enumerate().filter_map(|(i, j)| Some((i, (*j)?))) {
-                let Some((evidence, ..)) = segment.own.get(&(i, j)) else { continue };
-                if evidence.is_strong() {
+                let Some(known) = segment.known(i, j) else { continue };
+                if known.evidence.is_strong() {
                     let (a, b) = (segment.golden[i].key.clone(), segment.candidate[j].key.clone());
                     votes.golden.entry(a).or_default().entry(b).or_default().push(block);
                 }
@@ -52,4 +48,19 @@ impl Votes {
         let own = votes.get(&b.key).map_or(0.0, other);
         if all == 0.0 { 0.0 } else { (2.0 * own - all) / all }
     }
+}
+
+/// The operations of each block, by their names in it.
+fn operations<'m>(model: &'m Model) -> Vec<Vec<&'m str>> {
+    let mut blocks = vec![Vec::new(); model.blocks.len()];
+    for unit in &model.units {
+        if let Some(block) = unit.block {
+            blocks[block].push(unit.local.as_str());
+        }
+    }
+    for block in &mut blocks {
+        block.sort_unstable();
+        block.dedup();
+    }
+    blocks
 }
