@@ -1,6 +1,6 @@
 """Recall and precision of the aligner on generated runs whose truth is known, kind by kind.
 
-    python benches/alignment.py [SEEDS | FIRST-LAST] [KIND …]
+    python benches/alignment.py [SEEDS | FIRST-END] [KIND …]
 
 Not part of `make bench`: it measures quality, not speed. Exit code 1 when a target is missed.
 """
@@ -17,8 +17,8 @@ TARGET = 0.99
 
 
 def main(arguments: list[str]) -> int:
-    first, _, last = (arguments[0] if arguments else "20").rpartition("-")
-    seeds = range(int(first or 0), int(last))
+    first, _, end = (arguments[0] if arguments else "20").rpartition("-")
+    seeds = range(int(first or 0), int(end))
     kinds = arguments[1:] or list(KINDS)
     total, cases = Score(), 0
     for kind in kinds:

@@ -100,10 +100,11 @@ impl Alignment {
             return Err(PyIndexError::new_err(format!("pair {i} of {len}")));
         }
         let (golden, candidate) = (self.golden.get(), self.candidate.get());
+        let repeats = align::Repeats::of(&self.inner, &candidate.read());
         let open = |i: usize| {
             let pair = &self.inner.pairs[pairs[i]];
             let own = align::tensor(&golden.read(), &pair.golden);
-            (own, align::tensor(&candidate.read(), &pair.candidate))
+            (own, repeats.tensor(&candidate.read(), &pair.candidate))
         };
         let options = Options { threads, kl, ..Options::default() };
         let journal = journal.as_ref().map(|journal| &journal.get().0);

@@ -6,6 +6,7 @@ mod lookup;
 mod mapping;
 mod names;
 mod nearest;
+mod repeats;
 mod sketch;
 mod steps;
 mod structure;
@@ -13,6 +14,7 @@ mod transform;
 mod view;
 
 pub use json::{SCHEMA, read as read_json, write as write_json};
+pub use repeats::Repeats;
 pub use transform::Transform;
 pub use view::tensor;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::model::{self, Model};
-use super::passes;
+use super::model::Model;
+use super::{parts, passes};
 use crate::align::mapping::{Kind, Rule};
 use crate::align::{Pair, Side};
 use crate::dump::Dump;
@@ -28,7 +28,7 @@ pub(in crate::align) fn by_types(
         check(golden, &rule.golden, "golden", path)?;
         check(candidate, &rule.candidate, "candidate", path)?;
     }
-    let (own, other) = (model::parts(golden), model::parts(candidate));
+    let (own, other) = (parts::parts(golden), parts::parts(candidate));
     let mut pairs = Vec::new();
     for meeting in passes::pair(golden, candidate, &own, &other) {
         let Some(&(step, other_step)) = meeting.steps.first() else { continue };

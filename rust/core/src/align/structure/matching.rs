@@ -94,7 +94,10 @@ impl<'a> Matching<'a> {
     /// The output of an operation that has just one.
     fn output(model: &Model, unit: usize) -> Option<usize> {
         let mut outputs = model.places.iter().filter(|p: &&Place| p.unit == unit && p.role == Role::Output);
-        outputs.next().filter(|_| outputs.next().is_none()).map(|p| p.value)
+        // A second one may be the only one whose file is there.
+        let is_first = |p: &&Place| p.slot.parse().unwrap_or(0) == 0;
+        let only = outputs.next().filter(|_| outputs.next().is_none()).filter(is_first);
+        only.filter(|_| model.units[unit].family != Family::AddNorm).map(|p| p.value)
     }
 
     fn tie(&mut self, anchor: &Anchor) {

@@ -14,8 +14,10 @@ mod families;
 mod forms;
 mod matching;
 mod model;
+mod parts;
 mod passes;
 mod sums;
+mod values;
 mod weights;
 
 use std::collections::BTreeSet;
@@ -34,7 +36,7 @@ use model::Model;
 pub(super) fn align(golden: &Dump, candidate: &Dump, options: &Options) -> Result<Alignment> {
     let checkpoint = options.weights.as_deref().map(checkpoint).transpose()?.unwrap_or_default();
     let mut alignment = Alignment::default();
-    let (own, other) = (model::parts(golden), model::parts(candidate));
+    let (own, other) = (parts::parts(golden), parts::parts(candidate));
     let meetings = passes::pair(golden, candidate, &own, &other);
     for meeting in &meetings {
         let sides = (&own[meeting.golden], &other[meeting.candidate]);
@@ -77,7 +79,7 @@ const LOOKS: usize = 4;
 /// Which tensors a step has, whatever is in them.
 fn places<'d>(
     dump: &'d Dump,
-    part: &model::Part,
+    part: &parts::Part,
     step: Option<u64>,
 ) -> BTreeSet<(&'d str, u32, Role, &'d str)> {
     let records = part.records.iter().map(|&i| &dump.records[i]);

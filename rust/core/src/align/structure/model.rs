@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::families::{self, Family};
+use super::parts::Part;
 use crate::align::{names, sketch};
 use crate::dump::{Dump, Phase, Role, TensorRecord};
 use crate::tensor::TensorInfo;
 
 /// Step and rank of a record.
 pub(super) type At = (Option<u64>, Option<u32>);
-
-/// Models of one process. A first operation that comes again more often is one of every layer's.
-const MODELS: usize = 8;
 
 /// One call of an operation or module.
 #[derive(Debug)]
@@ -75,57 +73,6 @@ pub(super) struct Model<'a> {
     pub(super) rank: Option<u32>,
     pub(super) ranks: Vec<Option<u32>>,
     records: BTreeMap<(usize, At), usize>,
-}
-
-/// Nodes that run together in one forward pass, and the steps at which they do.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) records: Vec<usize>,
-    pub(super) steps: Vec<Option<u64>>,
-}
-
-/// The models of a dump: ATB runs prefill and decode as two models of one process.
-pub(super) fn parts(dump: &Dump) -> Vec<Part> {
-    let top = |node: &str| node.split('/').next().and_then(names::atb_part).map(|(id, n)| (id, n.to_owned()));
-    let mut tops: BTreeSet<(u64, String)> = BTreeSet::new();
-    if dump.layout == "atb" {
-        tops.extend(dump.records.iter().filter_map(|r| top(&r.node)));
-        tops.extend(dump.graph.iter().flat_map(|g| &g.nodes).filter_map(|n| top(&n.name)));
-    }
-    let starts = starts(&tops.into_iter().collect::<Vec<_>>());
-    let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
-    for (i, record) in dump.records.iter().enumerate() {
-        if record.role == Role::Param {
-            continue;
-        }
-        let number = top(&record.node).map_or(0, |(id, _)| starts.iter().filter(|&&s| s <= id).count());
-        let part = parts.entry(number).or_insert_with(|| Part { records: Vec::new(), steps: Vec::new() });
-        part.records.push(i);
-        if !part.steps.contains(&record.step) {
-            part.steps.push(record.step);
-        }
-    }
-    let mut parts: Vec<Part> = parts.into_values().collect();
-    let params: Vec<usize> =
-        (0..dump.records.len()).filter(|&i| dump.records[i].role == Role::Param).collect();
-    for part in &mut parts {
-        part.steps.sort_unstable();
-        part.records.extend(&params);
-    }
-    parts
-}
-
-/// Numbers at which a further model begins: after each head, or where the first operation comes again.
-fn starts(tops: &[(u64, String)]) -> Vec<u64> {
-    let is_head = |name: &str| name.to_ascii_lowercase().replace('_', "").starts_with("lmhead");
-    let heads: Vec<usize> = (0..tops.len()).filter(|&i| is_head(&tops[i].1)).collect();
-    if !heads.is_empty() {
-        return heads.iter().filter_map(|&i| tops.get(i + 1)).map(|t| t.0).collect();
-    }
-    let Some(first) = tops.first() else { return Vec::new() };
-    let again = (1..tops.len()).filter(|&i| tops[i].1 == first.1 && tops[i - 1].1 != first.1);
-    let starts: Vec<u64> = again.map(|i| tops[i].0).collect();
-    if starts.len() < MODELS { starts } else { Vec::new() }
 }
 
 impl<'a> Model<'a> {
@@ -292,129 +239,6 @@ impl<'a> Model<'a> {
             .collect()
     }
 
-    /// Joins places that hold the same tensor: by the topology's tensor names, and by content.
-    fn join(&mut self, tensors: &[(Option<TensorInfo>, Option<Vec<f64>>)]) {
-        let mut group: Vec<usize> = (0..self.places.len()).collect();
-        let meet = |group: &mut [usize], a: usize, b: usize| {
-            let (a, b) = (find(group, a), find(group, b));
-            group[a.max(b)] = a.min(b);
-        };
-        let mut by_name: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        if let Some(graph) = &self.dump.graph {
-            let nodes: BTreeMap<&str, &crate::graph::Node> =
-                graph.nodes.iter().map(|n| (n.name.as_str(), n)).collect();
-            for (p, place) in self.places.iter().enumerate() {
-                let Some(node) = nodes.get(self.units[place.unit].node.as_str()) else { continue };
-                let list = if place.role == Role::Input { &node.inputs } else { &node.outputs };
-                if let Some(&id) = place.slot.parse::<usize>().ok().and_then(|slot| list.get(slot)) {
-                    by_name.entry(id).or_default().push(p);
-                }
-            }
-        }
-        for places in by_name.values() {
-            // A buffer that several operations write holds several values.
-            let writers: BTreeSet<usize> = places
-                .iter()
-                .filter(|&&p| {
-                    self.places[p].role == Role::Output && !self.units[self.places[p].unit].is_container
-                })
-                .map(|&p| self.places[p].unit)
-                .collect();
-            if writers.len() <= 1 {
-                for &p in &places[1..] {
-                    meet(&mut group, places[0], p);
-                }
-            }
-        }
-        let mut by_content: BTreeMap<(u64, Vec<u64>), Vec<usize>> = BTreeMap::new();
-        for (p, (info, sketch)) in tensors.iter().enumerate() {
-            let (Some(info), Some(sketch)) = (info, sketch) else { continue };
-            if self.places[p].role != Role::Param && tells_apart(sketch) {
-                let bits = sketch.iter().map(|v| v.to_bits()).collect();
-                by_content.entry((info.numel(), bits)).or_default().push(p);
-            }
-        }
-        for places in by_content.values() {
-            for &p in places {
-                if let Some(source) = self.source(p, places) {
-                    meet(&mut group, source, p);
-                }
-            }
-        }
-        let mut values: BTreeMap<usize, usize> = BTreeMap::new();
-        for p in 0..self.places.len() {
-            let root = find(&mut group, p);
-            let value = *values.entry(root).or_insert_with(|| {
-                self.values.push(Value {
-                    places: Vec::new(),
-                    producer: None,
-                    info: None,
-                    sketch: None,
-                    block: None,
-                    parents: Vec::new(),
-                    children: Vec::new(),
-                    readers: BTreeSet::new(),
-                    is_weight: false,
-                    order: 0,
-                });
-                self.values.len() - 1
-            });
-            self.values[value].places.push(p);
-            self.places[p].value = value;
-        }
-        for value in &mut self.values {
-            // The first leaf that wrote it; what encloses or copies it comes later.
-            let outputs = value
-                .places
-                .iter()
-                .copied()
-                .filter(|&p| matches!(self.places[p].role, Role::Output | Role::Other));
-            value.producer = outputs.min_by_key(|&p| (self.units[self.places[p].unit].is_container, p));
-            let known = value.producer.or(value.places.first().copied());
-            if let Some(p) = known {
-                (value.info, value.sketch) = tensors[p].clone();
-            }
-            let firsts = value.places.iter().map(|&p| self.places[p].unit);
-            let own = value.producer.map(|p| self.places[p].unit).or(firsts.min());
-            value.block = own.and_then(|u| self.units[u].block);
-            value.is_weight = value.places.iter().any(|&p| self.places[p].role == Role::Param);
-        }
-    }
-
-    /// Of places with equal content, the one whose tensor place `p` holds. Two operations may compute the same
-    /// numbers, when one of them adds a zero for instance: those are two values, and a reader has the later one.
-    fn source(&self, p: usize, alike: &[usize]) -> Option<usize> {
-        let unit = self.places[p].unit;
-        let is_output = |q: usize| matches!(self.places[q].role, Role::Output | Role::Other);
-        let writers = || {
-            alike.iter().copied().filter(|&q| is_output(q) && !self.units[self.places[q].unit].is_container)
-        };
-        let inside = |q: usize| {
-            let (outer, inner) = (&self.units[unit].name, &self.units[self.places[q].unit].name);
-            outer.is_empty()
-                || inner.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with(['.', '/']))
-        };
-        let by_unit = |q: &usize| self.places[*q].unit;
-        match (is_output(p), self.units[unit].is_container) {
-            (true, false) => None,
-            (true, true) => writers().filter(|&q| inside(q)).max_by_key(by_unit).or_else(|| {
-                // What no part of it computed: the copy of another container's.
-                let outer = |q: usize| is_output(q) && (inside(q) || q < p);
-                alike.iter().copied().find(|&q| q != p && outer(q))
-            }),
-            (false, is_container) => {
-                // An enclosing module ends after its parts but reads before them.
-                let reads_at = |q: usize| if is_container { !inside(q) } else { true };
-                let earlier =
-                    writers().filter(|&q| self.places[q].unit < unit && reads_at(q)).max_by_key(by_unit);
-                earlier.or_else(|| writers().next()).or_else(|| {
-                    let outputs = alike.iter().copied().find(|&q| is_output(q));
-                    outputs.or_else(|| alike.first().copied()).filter(|&q| q != p)
-                })
-            }
-        }
-    }
-
     /// Edges between values, and their order.
     fn connect(&mut self) {
         let mut reads: Vec<Vec<usize>> = vec![Vec::new(); self.units.len()];
@@ -536,15 +360,6 @@ impl<'a> Model<'a> {
         }
         counts.into_iter().max_by_key(|&(rows, n)| (n, rows)).map(|(rows, _)| rows)
     }
-}
-
-/// The representative of a set of places that are joined, with the way to it shortened.
-fn find(group: &mut [usize], mut i: usize) -> usize {
-    while group[i] != i {
-        group[i] = group[group[i]];
-        i = group[i];
-    }
-    i
 }
 
 /// Whether a sketch is that of one tensor only: enough values, and not all the same.

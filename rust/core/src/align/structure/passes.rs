@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::model::{Part, tells_apart};
+use super::model::tells_apart;
+use super::parts::Part;
 use crate::align::sketch;
 use crate::dump::{Dump, Role};
 
