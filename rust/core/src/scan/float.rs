@@ -44,15 +44,38 @@ pub(super) trait Word: Copy + bytemuck::Pod {
 }
 
 macro_rules! word {
-    ($word:ty, $key:ty, $vector:ident, $keys:ident, $lanes:literal, |$counts:ident| $total:expr) => {
+    ($word:ty, $key:ty, $vector:ident, $keys:ident, $lanes:literal, $count:ident, |$counts:ident| $total:expr) => {
+        /// Counts lanes: in a register where a comparison leaves a bit per lane, else in the lanes.
+        pub(super) struct $count<S: Simd> {
+            lanes: $vector<S>,
+            bits: u64,
+        }
+
+        impl<S: Simd> $count<S> {
+            #[inline(always)]
+            pub(super) fn new(s: S) -> Self {
+                Self { lanes: $vector::splat(s, 0), bits: 0 }
+            }
+
+            #[inline(always)]
+            pub(super) fn add_from(&mut self, magnitude: $vector<S>, from: $word) {
+                if S::u8s::LEN >= 64 {
+                    self.bits += u64::from(magnitude.simd_ge(from).to_bitmask().count_ones());
+                } else {
+                    self.lanes += (magnitude.max(from - 1) - (from - 1)).min(1);
+                }
+            }
+
+            #[inline(always)]
+            pub(super) fn total(self) -> u64 {
+                let $counts = self.lanes;
+                self.bits + $total
+            }
+        }
+
         const _: () = {
             const SIGN: $word = 1 << (<$word>::BITS - 1);
             const COUNTED: bool = <$word>::BITS == 8;
-
-            #[inline(always)]
-            fn counted<S: Simd>($counts: $vector<S>) -> u64 {
-                $total
-            }
 
             #[inline(always)]
             fn look<S: Simd, const GLANCE: bool>(s: S, x: &[$word], subnormal: $word) -> Ends {
@@ -62,7 +85,7 @@ macro_rules! word {
                 let mut bottom = $vector::splat(s, 0);
                 // One less, so that a zero's wraps around to the largest.
                 let mut least = $vector::splat(s, <$word>::MAX);
-                let (mut alive, mut normal) = ($vector::splat(s, 0), $vector::splat(s, 0));
+                let (mut alive, mut normal) = ($count::new(s), $count::new(s));
                 each::<_, $lanes>(
                     x,
                     x[0],
@@ -77,18 +100,18 @@ macro_rules! word {
                             bottom = bottom.max(x);
                             least = least.min(magnitude - 1);
                         }
-                        alive += magnitude.min(1);
+                        alive.add_from(magnitude, 1);
                         if COUNTED {
-                            normal += magnitude.saturating_sub(subnormal).min(1);
+                            normal.add_from(magnitude, subnormal + 1);
                         }
                     },
                 );
                 let pad = (x.len().next_multiple_of($lanes) - x.len()) as u64;
                 let first = x[0] & !SIGN;
-                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - counted(alive);
+                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - alive.total();
                 let mut of_normal = None;
                 if COUNTED {
-                    of_normal = Some(counted(normal) - if first > subnormal { pad } else { 0 });
+                    of_normal = Some(normal.total() - if first > subnormal { pad } else { 0 });
                 }
                 if GLANCE {
                     let most = bottom.reduce_max().into();
@@ -127,20 +150,20 @@ macro_rules! word {
 
                 fn count_from(x: &[Self], from: u64) -> u64 {
                     #[inline(always)]
-                    fn count_in<S: Simd>(s: S, x: &[$word], below: $word) -> u64 {
-                        let mut found = $vector::splat(s, 0);
+                    fn count_in<S: Simd>(s: S, x: &[$word], from: $word) -> u64 {
+                        let mut found = $count::new(s);
                         each::<_, $lanes>(
                             x,
                             0,
                             #[inline(always)]
                             |x| {
                                 let magnitude = $vector::from_slice(s, x) & (<$word>::MAX >> 1);
-                                found += (magnitude.max(below) - below).min(1);
+                                found.add_from(magnitude, from);
                             },
                         );
-                        counted(found)
+                        found.total()
                     }
-                    dispatch!(Level::new(), s => count_in(s, x, from as $word - 1))
+                    dispatch!(Level::new(), s => count_in(s, x, from as $word))
                 }
 
                 fn below(x: &[Self], limit: u64, instead: Self, out: &mut [Self]) {
@@ -158,10 +181,10 @@ macro_rules! word {
     };
 }
 
-word!(u8, i8, u8x64, i8x64, 64, |counts| u64::from(counts.pairwise_widening_add().reduce_sum()));
-word!(u16, i16, u16x32, i16x32, 32, |counts| u64::from(counts.reduce_sum()));
-word!(u32, i32, u32x16, i32x16, 16, |counts| u64::from(counts.reduce_sum()));
-word!(u64, i64, u64x8, i64x8, 8, |counts| counts.reduce_sum());
+word!(u8, i8, u8x64, i8x64, 64, ByteCount, |counts| u64::from(counts.pairwise_widening_add().reduce_sum()));
+word!(u16, i16, u16x32, i16x32, 32, HalfCount, |counts| u64::from(counts.reduce_sum()));
+word!(u32, i32, u32x16, i32x16, 16, WordCount, |counts| u64::from(counts.reduce_sum()));
+word!(u64, i64, u64x8, i64x8, 8, LongCount, |counts| counts.reduce_sum());
 
 /// Calls `f` with every `N` elements of a block, the last ones filled up with `pad`.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use fearless_simd::{Level, dispatch, i8x64, i16x32, i32x16, prelude::*, u8x64, u16x32};
 
-use super::float::each;
+use super::float::{ByteCount as Count, each};
 
 /// What a block holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,11 +31,6 @@ pub(super) trait Small: Copy + Into<i32> {
     fn sums(x: &[Self]) -> (i32, i32);
 }
 
-#[inline(always)]
-fn counted<S: Simd>(counts: u8x64<S>) -> u64 {
-    counts.pairwise_widening_add().reduce_sum().into()
-}
-
 macro_rules! small {
     ($int:ty, $vector:ident, $sums:ident, $last:literal, |$x:ident| $magnitude:expr) => {
         const _: () = {
@@ -43,7 +38,7 @@ macro_rules! small {
             fn look<S: Simd, const GLANCE: bool>(s: S, x: &[$int]) -> Ends {
                 let (mut low, mut high) = ($vector::splat(s, <$int>::MAX), $vector::splat(s, <$int>::MIN));
                 let (zero, mut least) = (u8x64::splat(s, 0), u8x64::splat(s, u8::MAX));
-                let (mut most, mut alive, mut last) = (zero, zero, zero);
+                let (mut most, mut alive, mut last) = (zero, Count::new(s), Count::new(s));
                 each::<_, 64>(
                     x,
                     x[0],
@@ -58,15 +53,15 @@ macro_rules! small {
                             // One less, so that a zero's wraps around to the largest.
                             least = least.min(magnitude - 1);
                         }
-                        alive += magnitude.min(1);
-                        last += magnitude.saturating_sub($last - 1).min(1);
+                        alive.add_from(magnitude, 1);
+                        last.add_from(magnitude, $last);
                     },
                 );
                 // Without what filled up the last vector.
                 let pad = (x.len().next_multiple_of(64) - x.len()) as u64;
                 let first = i32::from(x[0]).unsigned_abs();
-                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - counted(alive);
-                let last = counted(last) - if first >= $last { pad } else { 0 };
+                let zeros = x.len() as u64 + if first > 0 { pad } else { 0 } - alive.total();
+                let last = last.total() - if first >= $last { pad } else { 0 };
                 let most = most.reduce_max();
                 if GLANCE {
                     return Ends { most, low: 0, high: 0, least: 1, zeros, last };
