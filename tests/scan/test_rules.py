@@ -115,3 +115,12 @@ def test_a_checkpoint(tmp_path):
 def test_a_single_tensor(tmp_path):
     np.save(tmp_path / "x.npy", np.array([1.0, np.inf, 2.0], np.float32))
     assert scan(tmp_path / "x.npy").sentence.endswith("holds 1 +Inf of 3 (first pos_inf at 1)")
+
+
+def test_warnings_come_in_the_order_of_the_run(tmp_path):
+    x = single(8, 32)
+    alike, hollow = np.repeat(single(1, 32), 8, axis=0), single(8, 32)
+    hollow[3] = 0
+    run = Run().call("a", [x], [alike]).call("b", [x], [hollow])
+    findings = scan(run.write(tmp_path / "d")).findings
+    assert [(f.kind, f.node) for f in findings] == [("repeated_rows", "a"), ("dead_rows", "b")]

@@ -27,8 +27,9 @@ def finite_anomalies(passes: list[Pass]) -> list[Finding]:
     """Apply every rule to every call; of one kind the first place is told, with how many follow."""
     findings: list[Finding] = []
     for one in passes:
-        for rule in _RULES:
-            findings += _first(one, rule)
+        place = {row["row"]: i for i, row in enumerate(r for c in one.calls for r in c.outputs)}
+        found = [finding for rule in _RULES for finding in _first(one, rule)]
+        findings += sorted(found, key=lambda finding: place.get(finding.row, 0))
     return _without_repetition(findings)
 
 
