@@ -1,6 +1,7 @@
 """Capture of every module of Gemma 3 270M: llmdbg against msprobe, and its writer against dd.
 
-Added time is the captured forward less the plain one, both of the same process.
+Added time is the captured forward less the plain one: both of the same process, run in turns, the
+fastest of as many.
 """
 
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msprobe_compare
 import torch
@@ -31,14 +33,15 @@ def run(work: Path) -> list[Row]:
         for task in ("tensor", "statistics")
     }
     shutil.rmtree(work / "msprobe_tensor", ignore_errors=True)
-    added = {mode: max(ours[mode] - ours["plain"], 1e-3) for mode in ("full", "statistics")}
+    plain, captured = ours["plain"], ours["captured"]
+    added = {mode: max(captured[mode] - plain[mode], 1e-3) for mode in ("full", "statistics")}
     beyond = {t: found["dumped_seconds"] - found["plain_seconds"] for t, found in theirs.items()}
     full, statistics = beyond["tensor"] / added["full"], beyond["statistics"] / added["statistics"]
-    sketch = ours["sketch"] / ours["plain"]
+    sketch = captured["sketch"] / plain["sketch"]
     mine, dd = _write_rates(work)
     size = f"{ours['tensors']} tensors, {ours['bytes'] / 1e9:.2f} GB"
     return [
-        Row(f"plain forward of {TOKENS} tokens, float32", f"{ours['plain']:.2f} s"),
+        Row(f"plain forward of {TOKENS} tokens, float32", f"{min(plain.values()):.2f} s"),
         Row(f"added by llmdbg, full ({size})", f"{added['full']:.2f} s"),
         Row("added by msprobe, tensor", f"{beyond['tensor']:.2f} s"),
         Row("added by msprobe / by llmdbg, full", f"{full:.1f}×", "≥ 3×", full >= 3),
@@ -51,14 +54,14 @@ def run(work: Path) -> list[Row]:
             statistics >= 2,
         ),
         Row("with sketches / plain forward", f"{sketch:.2f}×", "≤ 1.3×", sketch <= 1.3),
-        Row("with hashes / plain forward", f"{ours['hash'] / ours['plain']:.2f}×"),
+        Row("with hashes / plain forward", f"{captured['hash'] / plain['hash']:.2f}×"),
         Row("full dump, written and flushed", f"{mine / 1e9:.2f} GB/s"),
         Row("dd conv=fdatasync, as many bytes", f"{dd / 1e9:.2f} GB/s"),
         Row("llmdbg / dd", f"{mine / dd:.0%}", "≥ 70 %", mine / dd >= 0.7),
     ]
 
 
-def _ours(out: Path) -> dict[str, float]:
+def _ours(out: Path) -> dict[str, Any]:
     script = Path(__file__).with_name("llmdbg_dump.py")
     done = subprocess.run(
         [sys.executable, script, out, "float32", str(TOKENS)],
@@ -67,7 +70,7 @@ def _ours(out: Path) -> dict[str, float]:
         text=True,
     )
     shutil.rmtree(out, ignore_errors=True)
-    timings: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    timings: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return timings
 
 

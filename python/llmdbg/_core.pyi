@@ -242,6 +242,9 @@ def sketch_layout(shape: Sequence[int]) -> tuple[int, int, int, list[int]]:
 def hash_bytes(data: NDArray[np.uint8]) -> str:
     """Hash bytes with XXH3 (128 bit); hexadecimal."""
 
+def zstd_frame(data: NDArray[np.uint8]) -> bytes:
+    """Compress bytes to one zstd frame with a checksum."""
+
 def hash_record(dump: Dump, index: int) -> str:
     """Hash the bytes of a record's tensor as `hash_bytes` does."""
 

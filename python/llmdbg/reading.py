@@ -19,7 +19,7 @@ def read_tensor(path: str | PathLike[str], key: str | None = None) -> NDArray[np
     """Read one tensor of a file as a numpy array.
 
     Reads ATB `.bin`, `.npy`, `.npz`, torch `.pt`/`.pth` (zip files, as `torch.save` writes since
-    version 1.6) and `.safetensors`. Nothing is ever unpickled.
+    version 1.6), `.safetensors` and `.safetensors.zst`. Nothing is ever unpickled.
 
     Parameters
     ----------

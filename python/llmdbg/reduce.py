@@ -338,13 +338,18 @@ def _bytes(row: Row) -> int:
 
 
 def _modules(graph: dict[str, Any]) -> list[dict[str, Any]]:
-    nodes = graph["nodes"]
+    nodes, tensors = graph["nodes"], graph["tensors"]
     return [
         {
             "name": node["name"],
             "type": node["type"],
             "params": node["params"],
             "parent": None if node["parent"] is None else nodes[node["parent"]]["name"],
+            **{
+                side: [tensors[number] for number in node[side]]
+                for side in ("inputs", "outputs")
+                if node[side]
+            },
         }
         for node in nodes
     ]

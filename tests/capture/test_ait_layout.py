@@ -1,5 +1,6 @@
 """The layout of `ait llm`, as its users read it: by path, with torch.load."""
 
+import csv
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from llmdbg import CaptureWarning, DumpConfig, capture_torch, register_hook
+from llmdbg import CaptureWarning, DumpConfig, capture_torch, open_dump, register_hook
 from llmdbg._core import LlmdbgError
 
 
@@ -279,14 +280,96 @@ def test_configs_are_objects_of_their_own():
         ({"mode": []}, "mode is"),
         ({"module_list": ["Linear"]}, "module_list holds classes"),
         ({"device_id": -1}, "device_id"),
-        ({"mode": ["module", "api"]}, "not supported yet"),
-        ({"api_list": [torch.add]}, "not supported yet"),
-        ({"dump_statistics_mode": 1}, "not supported yet"),
+        ({"api_list": [torch.add]}, 'mode="api"'),
+        ({"dump_statistics_mode": 3}, "dump_statistics_mode is 0"),
+        ({"analyze": True}, "scan-anomaly"),
     ],
 )
 def test_options_that_cannot_be_honoured(options, words):
     with pytest.raises(LlmdbgError, match=words):
         DumpConfig(**options)
+
+
+class Functions(torch.nn.Module):
+    def forward(self, x):
+        y = torch.nn.functional.silu(x)
+        z = torch.nn.functional.silu(y * 2)
+        return torch.add(z, x)
+
+
+def test_functions_lie_beside_their_module(tmp_path):
+    model = torch.nn.Sequential(Functions())
+    x = torch.tensor([[0.5, -1.0]])
+    handle = register_hook(model, DumpConfig(dump_path=tmp_path, mode=["module", "api"]))
+    result = model(x)
+    handle.remove()
+    folder = process_dir(tmp_path / "ait_dump")
+    places = {p.name for p in (folder / "0").iterdir()}
+    assert places == {
+        "root",
+        "root.0",
+        "root.0.silu",
+        "root.0.mul",
+        "root.0.silu.1",
+        "root.0.add",
+    }
+    y = x * torch.sigmoid(x)
+    torch.testing.assert_close(load(folder / "0/root.0.silu/output.pth"), y)
+    torch.testing.assert_close(load(folder / "0/root.0.silu.1/input_0.pth"), y * 2)
+    assert torch.equal(load(folder / "0/root.0.add/output.pth"), result)
+    dump = open_dump(tmp_path / "ait_dump")
+    assert dump.problems == []
+    assert "root.0.silu.1" in dump.records["node"].to_list()
+
+
+@pytest.mark.parametrize("api", [torch.add, "add", "torch.add"])
+def test_functions_of_a_list(tmp_path, api):
+    config = DumpConfig(dump_path=tmp_path, mode="api", api_list=[api])
+    model = torch.nn.Sequential(Functions())
+    handle = register_hook(model, config)
+    model(torch.ones(1, 2))
+    handle.remove()
+    folder = process_dir(tmp_path / "ait_dump")
+    assert [p.name for p in (folder / "0").iterdir()] == ["root.0.add"]
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_statistics_of_each_module(tmp_path, mode):
+    model = torch.nn.Sequential(torch.nn.ReLU())
+    x = torch.tensor([[3.0, -4.0, 0.0]], dtype=torch.float16)
+    config = DumpConfig(dump_path=tmp_path, dump_statistics_mode=mode)
+    handle = register_hook(model, config)
+    model(x)
+    handle.remove()
+    folder = process_dir(tmp_path / "ait_dump")
+    with (folder / "0/root.0/statistics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Worked by hand: 3, -4, 0 have the mean -1/3 and the norm 5; of 3, 0, 0 it is 1 and 3.
+    assert [(r["NodeName"], r["NodeType"], r["InputOutput"], r["Index"]) for r in rows] == [
+        ("root.0", "ReLU", "input", "0"),
+        ("root.0", "ReLU", "output", "0"),
+    ]
+    assert [(r["DataType"], r["Shape"]) for r in rows] == [("torch.float16", "(1, 3)")] * 2
+    numbers = [[float(r[c]) for c in ("Max", "Min", "Mean", "L2Norm")] for r in rows]
+    assert numbers == [[3, -4, pytest.approx(-1 / 3), 5], [3, 0, 1, 3]]
+    tensors = list((folder / "0").rglob("*.pth"))
+    assert bool(tensors) == (mode == 2)
+    dump = open_dump(tmp_path / "ait_dump")
+    assert (dump.problems, len(dump)) == ([], 4)
+    norms = dump.records.filter(dump.records["node"] == "root.0")["norm"].to_list()
+    assert sorted(norms) == [3, 5]
+
+
+def test_a_seed(tmp_path):
+    before = torch.are_deterministic_algorithms_enabled()
+    config = DumpConfig(dump_path=tmp_path, seed=7)
+    try:
+        register_hook(torch.nn.Linear(2, 2), config).remove()
+        found = torch.rand(3)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
 
 
 def test_hook_type(tmp_path):

@@ -245,7 +245,10 @@ def test_torch_distributed_however_it_was_imported(tmp_path, monkeypatch):
             parts = [torch.empty_like(y)]
             torch.distributed.all_gather(parts, y)
             work = torch.distributed.broadcast(y, 0, async_op=True)
-            work.wait()
+            assert isinstance(work, torch.distributed.Work)
+            assert work.wait() and work.wait()
+            assert work.is_completed() and work.is_success()
+            torch.distributed.all_reduce(x, async_op=True)
             return parts[0]
 
     dump, _ = record(tmp_path, Parallel(), torch.ones(3))
@@ -253,8 +256,11 @@ def test_torch_distributed_however_it_was_imported(tmp_path, monkeypatch):
     assert dump.tensor(reduce, "input", "0").tolist() == [2, 2, 2]
     assert dump.tensor(reduce, "output", "args.0").tolist() == [2, 2, 2]
     assert dump.tensor(gather, "output", "args.0.0").tolist() == [2, 2, 2]
-    broadcast = dump.find("/torch.distributed.broadcast", "output", "0")
-    assert "asynchronous" in broadcast["skipped"]
+    broadcast = "/torch.distributed.broadcast"
+    assert dump.tensor(broadcast, "input", "0").tolist() == [2, 2, 2]
+    assert dump.tensor(broadcast, "output", "args.0").tolist() == [2, 2, 2]
+    forgotten = dump.find(reduce, "output", "0", call=1)
+    assert "nobody waited" in forgotten["skipped"]
     assert home.all_reduce is all_reduce
     assert torch.distributed.all_reduce is all_reduce
 

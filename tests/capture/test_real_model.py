@@ -99,3 +99,59 @@ def test_every_record_is_there_and_every_byte_is_right(gemma, tmp_path, dtype):
     )
     again = torch.from_numpy(opened.tensor(at).astype("float32"))
     assert torch.equal(again, captured.float())
+
+
+def test_generate_with_every_kernel_recorded(gemma, tmp_path):
+    model = gemma.to(torch.float32)
+    hooks = [(m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in model.modules()]
+    prompt = torch.tensor([[2, 818, 5279, 529, 7001, 563]])
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True}
+    options |= {"return_dict_in_generate": True, "min_new_tokens": 8}
+    with torch.no_grad():
+        plain = model.generate(prompt, **options)
+        before = {name: digest(p) for name, p in model.named_parameters()}
+        with capture_torch(model, tmp_path / "d", level="dispatch", mode="hash"):
+            captured = model.generate(prompt, **options)
+        again = model.generate(prompt, **options)
+    for other in (captured, again):
+        assert torch.equal(plain.sequences, other.sequences)
+        assert len(other.logits) == 8
+        assert all(map(torch.equal, plain.logits, other.logits))
+    assert {name: digest(p) for name, p in model.named_parameters()} == before
+    found = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
+    assert found == hooks
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+    dump = open_dump(tmp_path / "d")
+    assert (dump.steps, dump.problems) == (list(range(8)), [])
+    # 18 layers of 7 projections and the head, in every forward.
+    kernels = dump.records.filter(
+        dump.records["node"].str.contains(r"proj/aten\.|lm_head/aten\.")
+        & (dump.records["role"] == "output")
+        & dump.records["op_type"].is_in(["aten.mm.default", "aten.addmm.default"])
+    )
+    assert len(kernels) == 8 * (18 * 7 + 1)
+
+
+def test_what_is_changed_after_it_was_given_is_recorded_as_it_was(gemma, tmp_path):
+    """A layer's output is overwritten in place by the hook of a user, after it was recorded."""
+    model = gemma.to(torch.float32)
+    ids = torch.tensor([[2, 818, 5279, 529]])
+    layer = model.get_submodule("model.layers.3.mlp")
+    kept, changed = [], []
+
+    def spoil(_module, _args, result):
+        kept.append(result.clone())
+        result.mul_(-3.0).add_(1.0)
+        changed.append(result.clone())
+
+    with torch.no_grad(), capture_torch(model, tmp_path / "d", modules="model.layers.3*"):
+        handle = layer.register_forward_hook(spoil)
+        try:
+            model(ids, use_cache=False)
+        finally:
+            handle.remove()
+    dump = NativeDump(tmp_path / "d")
+    assert torch.equal(dump.tensor("model.layers.3.mlp", "output", "0"), kept[0])
+    after = dump.tensor("model.layers.3.post_feedforward_layernorm", "input", "0")
+    assert torch.equal(after, changed[0])
+    assert not torch.equal(kept[0], changed[0])

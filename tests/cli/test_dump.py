@@ -263,3 +263,28 @@ def test_an_option_takes_several_words(args, expected):
 )
 def test_a_bare_option_takes_its_default(args, expected):
     assert fill(args, {"-seed"}, "2024") == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["-I", "run.py"], "-I"),
+        (["-BES", "-m", "run"], "-E"),
+        (["-X", "dev", "-W", "error", "-S", "run.py"], "-S"),
+        (["-Wignore", "-I", "-c", "pass"], "-I"),
+    ],
+)
+def test_a_python_that_cannot_be_reached_is_not_started(llmdbg, tmp_path, words, option):
+    (tmp_path / "run.py").write_text("open('started', 'w')")
+    done = llmdbg("dump", "-o", "out", "--type", "torch", "--", sys.executable, *words)
+    assert done.returncode == 2
+    assert f"python {option} ignores the environment" in done.stderr
+    assert "capture_torch" in done.stderr
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("words", [["run.py", "-I"], ["-c", "pass", "-E"], ["-X", "I", "run.py"]])
+def test_an_option_of_the_script_is_its_own(llmdbg, tmp_path, words):
+    (tmp_path / "run.py").write_text("")
+    done = llmdbg("dump", "-o", "out", "--type", "torch", "--", sys.executable, *words)
+    assert done.returncode == 0, done.stderr

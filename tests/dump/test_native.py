@@ -116,6 +116,22 @@ def test_one_directory_per_rank(tmp_path):
     dump = open_dump(tmp_path)
     assert (dump.ranks, len(dump)) == ([0, 1, 10], 18)
     assert open_dump(tmp_path / "rank10").ranks == [10]
+    missing = "of 11 ranks, 2, 3, 4, 5, 6, 7, 8, 9 left nothing here"
+    assert [p for p in dump.problems if p.startswith(missing)], dump.problems
+
+
+def test_a_rank_that_cannot_be_read_leaves_the_rest(tmp_path):
+    for rank in (0, 1):
+        write(tmp_path / f"rank{rank}", rank=rank, world_size=2)
+    manifest = tmp_path / "rank1" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-20])
+    dump = open_dump(tmp_path)
+    assert (dump.ranks, len(dump)) == ([0], 6)
+    assert [p for p in dump.problems if p.startswith("rank 1 is not read")], dump.problems
+    manifest = tmp_path / "rank0" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-20])
+    with pytest.raises(LlmdbgError, match=r"rank0.manifest\.json"):
+        open_dump(tmp_path)
 
 
 def test_what_the_capture_could_not_do_is_told(tmp_path):

@@ -18,6 +18,7 @@ RUNNERS = [
     "vllm.v1.worker.gpu_model_runner.GPUModelRunner",
     "vllm.v1.worker.gpu.model_runner.GPUModelRunner",
     "vllm_ascend.worker.model_runner_v1.NPUModelRunner",
+    "vllm_ascend.worker.v2.model_runner.NPUModelRunner",
 ]
 
 

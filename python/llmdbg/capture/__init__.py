@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmdbg.capture.ait_hook import DumpConfig, HookHandle, register_hook
+    from llmdbg.capture.calls import CaptureWarning, DivergedError
     from llmdbg.capture.manual import dump_data
     from llmdbg.capture.npu import kernel_dump, overflow_happened
     from llmdbg.capture.observer import observer_effect
-    from llmdbg.capture.session import CaptureWarning, DivergedError, TorchCapture
+    from llmdbg.capture.session import TorchCapture
     from llmdbg.capture.start import capture_torch
     from llmdbg.capture.torchair import (
         get_fx_dump_config,
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "CaptureWarning": "session",
-    "DivergedError": "session",
+    "CaptureWarning": "calls",
+    "DivergedError": "calls",
     "DumpConfig": "ait_hook",
     "HookHandle": "ait_hook",
     "TorchCapture": "session",

@@ -13,16 +13,22 @@ import torch
 
 from llmdbg._core import LlmdbgError
 from llmdbg.capture.ait import AitSink, process_folder
+from llmdbg.capture.api import name_of
+from llmdbg.capture.calls import CaptureWarning
 from llmdbg.capture.modules import no_match
-from llmdbg.capture.session import CaptureWarning, TorchCapture, What
+from llmdbg.capture.session import TorchCapture
 from llmdbg.capture.start import DEFAULT_QUEUE_BYTES
 from llmdbg.capture.wanted import Wanted
+from llmdbg.capture.what import What
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmdbg.capture.api import Level
+
 _ROOT = "ait_dump"
 _INPUTS, _OUTPUTS, _BOTH = 0, 1, 2
+_TENSORS, _STATISTICS, _TENSORS_AND_STATISTICS = 0, 1, 2
 
 
 @dataclass
@@ -38,7 +44,7 @@ class DumpConfig:
     module_list
         Module classes to record; empty for all.
     api_list
-        Functions to record. Not yet supported.
+        Functions to record with ``mode="api"``, themselves or their names; empty for all.
     tensor_part
         0 for inputs, 1 for outputs, 2 for both.
     device_id
@@ -46,14 +52,19 @@ class DumpConfig:
     dump_last_logits
         Record only what the last submodule gives back.
     mode
-        ``"module"``; ``"api"`` is not yet supported.
+        ``"module"``, ``"api"``, or a list of both: what modules or what functions are given and
+        give.
     dump_weight
         Record parameters and buffers too.
     layer_name
         Record modules whose full name (``root.model.layers.0.mlp``) matches; ``*`` stands for any
         text.
-    analyze, dump_statistics_mode, seed
-        Options of ``msit llm``, not yet supported.
+    analyze
+        Not supported: ``llmdbg scan-anomaly`` reads more of a dump than its table said.
+    dump_statistics_mode
+        0 for tensors, 1 for ``statistics.csv``, 2 for both.
+    seed
+        Seed torch's generators and choose its deterministic algorithms before recording.
 
     Raises
     ------
@@ -89,22 +100,19 @@ class DumpConfig:
                 raise LlmdbgError(f"module_list holds classes of torch modules, found {cls!r}")
         if self.device_id is not None and self.device_id < 0:
             raise LlmdbgError(f"device_id is counted from 0, found {self.device_id}")
-        self._check_supported(modes)
-
-    def _check_supported(self, modes: list[str]) -> None:
-        asked = {
-            'mode="api"': "api" in modes,
-            "api_list": bool(self.api_list),
-            "analyze": self.analyze,
-            "dump_statistics_mode": self.dump_statistics_mode != 0,
-            "seed": self.seed is not None,
-        }
-        refused = [name for name, found in asked.items() if found]
-        if refused:
+        if self.api_list and "api" not in modes:
             raise LlmdbgError(
-                f"{', '.join(refused)} is not supported yet; tensors of modules are: dump_path, "
-                "token_range, module_list, tensor_part, device_id, dump_last_logits, "
-                'mode="module", dump_weight, layer_name'
+                f'api_list chooses functions, which mode="api" records; mode is {modes}'
+            )
+        if self.dump_statistics_mode not in (_TENSORS, _STATISTICS, _TENSORS_AND_STATISTICS):
+            raise LlmdbgError(
+                "dump_statistics_mode is 0 (tensors), 1 (statistics) or 2 (both), "
+                f"found {self.dump_statistics_mode!r}"
+            )
+        if self.analyze:
+            raise LlmdbgError(
+                "analyze is not supported; record with dump_statistics_mode=1 or 2, or run "
+                "`llmdbg scan-anomaly` on the dump"
             )
 
 
@@ -169,13 +177,26 @@ def register_hook(
         text = f"nothing is recorded: device_id={config.device_id}, the model is on {devices}"
         warnings.warn(text, CaptureWarning, stacklevel=2)
         return HookHandle(None, base)
+    if config.seed is not None:
+        torch.manual_seed(config.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    modes = {config.mode} if isinstance(config.mode, str) else set(config.mode)
+    levels: tuple[Level, ...] = ("module", "api")
     capture = TorchCapture(
         model,
-        lambda header: AitSink(_free_root(base, header), header, DEFAULT_QUEUE_BYTES),
+        lambda header: AitSink(
+            _free_root(base, header),
+            header,
+            DEFAULT_QUEUE_BYTES,
+            tensors=config.dump_statistics_mode != _STATISTICS,
+            statistics=config.dump_statistics_mode != _TENSORS,
+        ),
         path=base,
         what=What(
             selected=selected,
             wanted=Wanted(steps=config.token_range),
+            levels=frozenset(level for level in levels if level in modes),
+            apis=tuple(p for api in config.api_list for p in _patterns(api)) or None,
             device_index=config.device_id,
             weights=config.dump_weight,
             inputs=config.tensor_part != _OUTPUTS,
@@ -185,6 +206,12 @@ def register_hook(
     )
     capture.start()
     return HookHandle(capture, base)
+
+
+def _patterns(api: Any) -> tuple[str, ...]:
+    """Patterns over names of functions, as full as the caller spelled it."""
+    name = api if isinstance(api, str) else name_of(api)
+    return name, f"*.{name}"
 
 
 def _select(model: torch.nn.Module, config: DumpConfig) -> dict[torch.nn.Module, str]:

@@ -65,10 +65,10 @@ class ApiNames:
         try:
             return self._names[function]
         except KeyError:
-            name = self._names[function] = self._judged(_name(function))
+            name = self._names[function] = self._judged(name_of(function))
             return name
         except TypeError:  # unhashable
-            return self._judged(_name(function))
+            return self._judged(name_of(function))
 
     def forget(self, function: Any) -> None:
         """Leave `function` out from now on."""
@@ -86,7 +86,8 @@ class ApiNames:
         return name if self.matches(name) else None
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """Name a function as dumps do: `torch.nn.functional.silu`."""
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return str(function)
     name = resolve_name(function)
@@ -97,53 +98,37 @@ def _name(function: Any) -> str:
     return f"{home}.{own}" if home else str(own)
 
 
-class FunctionMode(TorchFunctionMode):
-    """Passes the functions that Python calls on to a listener."""
+class _Heard:
+    """A mode that passes what it hears on to a listener; torch's two differ in a name only."""
 
     def __init__(self, listener: Listener, names: ApiNames) -> None:
         super().__init__()
         self._listener = listener
         self._names = names
 
-    def __torch_function__(
+    def _hear(
         self,
         func: Callable[..., Any],
         _types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        return _heard(self._listener, self._names, func, args, kwargs or {})
+        name = self._names.wanted(func) if self._listener.listens() else None
+        if name is None:
+            return func(*args, **(kwargs or {}))
+        return self._listener.call(name, func, args, kwargs or {}, mutates=False)
 
 
-class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Passes the kernels that torch runs on to a listener."""
+class FunctionMode(_Heard, TorchFunctionMode):
+    """Hears of the functions that Python calls."""
 
-    def __init__(self, listener: Listener, names: ApiNames) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._listener = listener
-        self._names = names
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        _types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return _heard(self._listener, self._names, func, args, kwargs or {})
+    __torch_function__ = _Heard._hear
 
 
-def _heard(
-    listener: Listener,
-    names: ApiNames,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    name = names.wanted(function) if listener.listens() else None
-    if name is None:
-        return function(*args, **kwargs)
-    return listener.call(name, function, args, kwargs, mutates=False)
+class DispatchMode(_Heard, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hears of the kernels that torch runs."""
+
+    __torch_dispatch__ = _Heard._hear
 
 
 class DistributedCalls:

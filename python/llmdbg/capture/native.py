@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llmdbg.capture.encode import to_json
+from llmdbg.capture.ranks import merge_ranks
 from llmdbg.capture.reduce import reduce
 from llmdbg.capture.shards import ShardWriter
 
@@ -41,6 +42,7 @@ class NativeSink:
         *,
         pinned: bool,
         mode: Mode = "full",
+        compress: bool = False,
     ) -> None:
         self.folder = folder
         # The norms of a sketch are of rows; bytes and their statistics have no shape.
@@ -51,7 +53,9 @@ class NativeSink:
         self._journal = (folder / "journal.jsonl").open("x", encoding="utf-8", newline="\n")
         self._journal.write(to_json(self._header) + "\n")
         self._journal.flush()
-        self._shards = ShardWriter(folder / "data", max_queue_bytes, pinned=pinned)
+        self._shards = ShardWriter(
+            folder / "data", max_queue_bytes, pinned=pinned, compress=compress
+        )
         self._pending: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
         self._fills: list[Callable[[], None]] = []
@@ -155,3 +159,6 @@ class NativeSink:
             file.write("}\n")
         partial.replace(final)
         (self.folder / "journal.jsonl").unlink()
+        world = self._header["world_size"]
+        if world > 1:
+            merge_ranks(self.folder.parent, self._header["rank"], world)

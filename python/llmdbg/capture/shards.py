@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmdbg.capture.background import Background
+from llmdbg.capture.zstd import Frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 BUFFER_BYTES = 32 << 20
 _ALIGN = 16
@@ -69,13 +70,18 @@ class ShardWriter:
         Memory that may wait to be written.
     pinned
         Use page-locked memory, into which a device copies while the model goes on.
+    compress
+        Write the files through zstd.
     """
 
-    def __init__(self, folder: Path, max_queue_bytes: int, *, pinned: bool = False) -> None:
+    def __init__(
+        self, folder: Path, max_queue_bytes: int, *, pinned: bool = False, compress: bool = False
+    ) -> None:
         self.background = Background(max_queue_bytes)
         self.bytes_written = 0
         self._folder = folder
         self._pinned = pinned
+        self._compress = compress
         self._capacity = min(BUFFER_BYTES, max(4096, max_queue_bytes // 4) & -_DATA_ALIGN)
         self._free: list[_Buffer] = []
         self._buffer: _Buffer | None = None
@@ -119,9 +125,14 @@ class ShardWriter:
         self._shard += 1
 
         def write() -> None:
-            head, tail = buffer.parts()
+            header = _header(buffer.entries())
             with path.open("xb", buffering=0) as file:
-                self._write(file, [_header(buffer.entries()), head, tail])
+                if self._compress:
+                    frames = Frames()
+                    self._write(file, frames.of([header, *buffer.tensors()]))
+                    self._write(file, [frames.table()])
+                else:
+                    self._write(file, [header, *buffer.parts()])
             self._recycle(buffer)
             if done is not None:
                 done()
@@ -138,16 +149,15 @@ class ShardWriter:
         """Bytes in the file that is being filled."""
         return self._buffer.used if self._buffer is not None else 0
 
-    @staticmethod
-    def _file_name(shard: int) -> str:
-        return f"{shard + 1:06}.safetensors"
+    def _file_name(self, shard: int) -> str:
+        return f"{shard + 1:06}.safetensors" + (".zst" if self._compress else "")
 
     def _put_large(self, tensor: torch.Tensor, key: str, nbytes: int) -> None:
         """Give a tensor larger than a buffer a file of its own; it passes through in pieces."""
         flat = flat_bytes(tensor)
         path = self._folder / self._file_name(self._shard)
         header = _header([(key, tensor.dtype, tensor.shape, nbytes)])
-        mode = "xb"
+        mode, frames = "xb", Frames() if self._compress else None
         for start in range(0, nbytes, self._capacity):
             buffer = self._checkout()
             try:
@@ -156,19 +166,32 @@ class ShardWriter:
                 self._recycle(buffer)
                 self.background.release(self._capacity)
                 raise
-            self._submit_piece(path, mode, header, buffer)
+            is_last = start + self._capacity >= nbytes
+            self._submit_piece(path, mode, header, buffer, frames, is_last=is_last)
             mode, header = "ab", b""
         self._shard += 1
 
-    def _submit_piece(self, path: Path, mode: str, header: bytes, buffer: _Buffer) -> None:
+    def _submit_piece(
+        self,
+        path: Path,
+        mode: str,
+        header: bytes,
+        buffer: _Buffer,
+        frames: Frames | None,
+        *,
+        is_last: bool,
+    ) -> None:
         def write() -> None:
+            parts: list[bytes | memoryview] = [header, *buffer.parts()]
             with path.open(mode, buffering=0) as file:
-                self._write(file, [header, *buffer.parts()])
+                self._write(file, parts if frames is None else frames.of(parts))
+                if frames is not None and is_last:
+                    self._write(file, [frames.table()])
             self._recycle(buffer)
 
         self.background.submit(write, self._capacity)
 
-    def _write(self, file: Any, parts: Sequence[bytes | memoryview]) -> None:
+    def _write(self, file: Any, parts: Iterable[bytes | memoryview]) -> None:
         try:
             for part in parts:
                 rest = memoryview(part)
@@ -249,6 +272,15 @@ class _Buffer:
             event.synchronize()
         array: Any = self._bytes.numpy()
         return memoryview(array[: self._front]), memoryview(array[self._back :])
+
+    def tensors(self) -> Iterator[memoryview]:
+        """Wait for all copies; the bytes of each tensor, in the order of the file."""
+        head, tail = self.parts()
+        for part, entries in ((head, self._aligned), (tail, reversed(self._odd))):
+            start = 0
+            for *_, nbytes in entries:
+                yield part[start : start + nbytes]
+                start += nbytes
 
     def _copy(self, place: torch.Tensor, tensor: torch.Tensor) -> None:
         if tensor.device.type == "cpu":

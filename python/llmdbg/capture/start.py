@@ -17,8 +17,9 @@ from llmdbg.capture.modules import select
 from llmdbg.capture.native import NativeSink
 from llmdbg.capture.reduce import MODES
 from llmdbg.capture.ring import RingSink, nonfinite
-from llmdbg.capture.session import TorchCapture, What
+from llmdbg.capture.session import TorchCapture
 from llmdbg.capture.wanted import Wanted
+from llmdbg.capture.what import What
 from llmdbg.dump import open_dump
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def capture_torch(
     max_bytes: int | None = None,
     min_free: int | None = None,
     layout: Literal["native", "ait"] = "native",
+    compress: Literal["zstd"] | None = None,
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
     rank: int | None = None,
 ) -> TorchCapture:
@@ -141,6 +143,9 @@ def capture_torch(
         model runs on.
     layout
         ``"native"``, or ``"ait"`` for the directories and ``.pth`` files of ``ait llm``.
+    compress
+        ``"zstd"`` writes the files of tensors through zstd: smaller, and slower than a disk that is
+        fast.
     max_queue_bytes
         Bytes that may wait for the disk before the model has to wait.
     rank
@@ -161,6 +166,10 @@ def capture_torch(
     _choose("mode", {mode}, MODES)
     _choose("layout", {layout}, ("native", "ait"))
     _choose("dummies", {dummies}, ("tag", "skip"))
+    if compress is not None:
+        _choose("compress", {compress}, ("zstd",))
+        if layout == "ait":
+            raise LlmdbgError("layout='ait' has no compressed form; leave compress out")
     if layout == "ait" and (mode != "full" or levels != {"module"}):
         raise LlmdbgError("layout='ait' has a place for whole tensors of modules only")
     others = {"compare_to": compare_to, "trigger": trigger, "dry_run": dry_run or None}
@@ -195,7 +204,7 @@ def capture_torch(
         limits=Limits(max_bytes, min_free),
         stop_at_divergence=stop_at_divergence,
     )
-    make_sink = _native(model, base, rank, max_queue_bytes, mode)
+    make_sink = _native(model, base, rank, max_queue_bytes, mode, compress=compress is not None)
     if layout == "ait":
         make_sink = _ait(base, rank, max_queue_bytes)
     elif dry_run:
@@ -209,7 +218,13 @@ def capture_torch(
 
 
 def _native(
-    model: torch.nn.Module, base: Path, rank: int | None, max_queue_bytes: int, mode: Mode
+    model: torch.nn.Module,
+    base: Path,
+    rank: int | None,
+    max_queue_bytes: int,
+    mode: Mode,
+    *,
+    compress: bool,
 ) -> MakeSink:
     own_rank, world = rank_and_world(rank)
     folder = base / f"rank{own_rank}" if world > 1 else base
@@ -217,7 +232,9 @@ def _native(
     def make_sink(header: dict[str, Any]) -> Sink:
         _claim(folder)
         pinned = any(p.device.type != "cpu" for p in model.parameters())
-        return NativeSink(folder, header, max_queue_bytes, pinned=pinned, mode=mode)
+        return NativeSink(
+            folder, header, max_queue_bytes, pinned=pinned, mode=mode, compress=compress
+        )
 
     return make_sink
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from llmdbg.capture.injector import SETTINGS, TorchSettings
 from llmdbg.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llmdbg.capture.atb import AtbDumpOptions
+    from llmdbg.capture.launch import Command
 
 # Holds the sitecustomize that every Python process of the command runs.
 SITE = Path(__file__).parent / "site"
@@ -71,6 +73,48 @@ def torch_environment(settings: TorchSettings, base_env: Mapping[str, str]) -> d
         SETTINGS: settings.to_text(),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(SITE), *paths])),
     }
+
+
+def refuse_isolated(command: Command) -> None:
+    """Refuse a Python that is told to ignore what would start the recording.
+
+    Raises
+    ------
+    UserError
+        When the command is Python with ``-I``, ``-E`` or ``-S``.
+    """
+    if not re.fullmatch(r"(python|pypy)[\d.]*", Path(command.argv[0]).name):
+        return
+    isolating = _isolating_option(command.argv[1:])
+    if isolating:
+        raise UserError(
+            f"python {isolating} ignores the environment, through which torch is recorded without "
+            f"editing the script; leave {isolating} out, or call llmdbg.capture_torch in the "
+            f"script: {command}"
+        )
+
+
+def _isolating_option(arguments: Sequence[str]) -> str:
+    """Return Python's own option, before the script, that hides our settings; else nothing."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--check-hash-based-pycs":
+            next(rest, None)
+        if argument in ("-", "--") or not argument.startswith("-"):
+            return ""
+        if argument.startswith("--"):
+            continue
+        for i, letter in enumerate(argument[1:], 2):
+            if letter in "IES":
+                return f"-{letter}"
+            if letter in "cm":
+                return ""
+            if letter in "WX":
+                # Its value: the rest of the word, or the next one.
+                if i == len(argument):
+                    next(rest, None)
+                break
+    return ""
 
 
 def recorded_paths(trace: Path) -> list[Path]:

@@ -172,7 +172,7 @@ def dump(
     from llmdbg.capture.atb_probe import find_probe, has_atb
     from llmdbg.capture.atb_run import plan_atb_run, preloadable
     from llmdbg.capture.launch import CommandError, command_of, split_command
-    from llmdbg.capture.torch_run import torch_settings
+    from llmdbg.capture.torch_run import refuse_isolated, torch_settings
 
     given = ctx.meta.get(COMMAND)
     if words:
@@ -210,6 +210,8 @@ def dump(
         seed=seed,
         deduplicate=deduplicate,
     )
+    if wants_torch:
+        refuse_isolated(child)
     now = time.time()
     torch = torch_settings(options, now=now, weights=weights, root=root) if wants_torch else None
     if not atb_types:

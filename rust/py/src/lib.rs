@@ -38,7 +38,9 @@ mod _core {
     use super::scan::{byte_differences, scan_records, scan_tensors};
 
     #[pymodule_export]
-    use super::summary::{hash_bytes, hash_record, sketch_layout, summarize_bytes, summarize_record};
+    use super::summary::{
+        hash_bytes, hash_record, sketch_layout, summarize_bytes, summarize_record, zstd_frame,
+    };
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

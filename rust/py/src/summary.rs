@@ -1,11 +1,12 @@
-//! Summaries and hashes of tensors in memory and in dumps.
+//! Summaries and hashes of tensors in memory and in dumps, and what a capture makes of bytes.
 
+use llmdbg_core::format::safetensors_zst;
 use llmdbg_core::stats::summary::{self, BUCKETS, Summary, row_groups, samples};
 use llmdbg_core::{DType, Error, TensorInfo};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::dump::Dump;
 use crate::error::to_py;
@@ -48,6 +49,16 @@ pub(crate) fn summarize_record(
 pub(crate) fn hash_bytes(py: Python<'_>, data: PyReadonlyArray1<'_, u8>) -> PyResult<String> {
     let bytes = data.as_slice().map_err(|_| to_py(Error::Invalid("the bytes have gaps".into())))?;
     Ok(py.detach(|| summary::hash_of_bytes(bytes)))
+}
+
+#[pyfunction]
+pub(crate) fn zstd_frame<'py>(
+    py: Python<'py>,
+    data: PyReadonlyArray1<'py, u8>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = data.as_slice().map_err(|_| to_py(Error::Invalid("the bytes have gaps".into())))?;
+    let frame = py.detach(|| safetensors_zst::frame(bytes)).map_err(to_py)?;
+    Ok(PyBytes::new(py, &frame))
 }
 
 #[pyfunction]

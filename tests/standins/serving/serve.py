@@ -32,7 +32,7 @@ def step(new=(), cached=(), tokens=None, finished=()):
 
 
 step(new=[NewRequestData("a", [1, 2, 3])], tokens={"a": 3})
-if "gpu.model_runner" not in module:
+if not module.endswith(".model_runner"):
     step(tokens={})
 dies = os.environ.get("STANDIN_DIE") == os.environ.get("RANK", "0")
 if dies:

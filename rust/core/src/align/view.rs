@@ -225,12 +225,21 @@ fn dequantise(tensors: &[Tensor]) -> Made {
     computed(made, shape, values)
 }
 
-/// `FRACTAL_NZ` blocks, `[n, cols / c0, rows, c0]` with rows in sixteens, as rows and columns.
+/// `FRACTAL_NZ` blocks as rows and columns: `[…, cols / c0, rows / 16, 16, c0]` as GE spells it, and
+/// `[n, cols / c0, rows, c0]` with rows in sixteens as ATB does.
 fn nz_to_nd(tensor: &Tensor, to: &[u64]) -> Made {
     let [leading @ .., rows, cols] = to else { return Err("fewer than two axes".into()) };
     let n: u64 = leading.iter().product();
     let (blocks, held, c0) = match *tensor.info.shape.as_slice() {
-        // The shape of the storage itself.
+        // With one column of blocks, or one row, the two spellings differ by their sizes alone.
+        [ref before @ .., blocks, row_blocks, 16, c0]
+            if c0 > 0
+                && before.iter().product::<u64>() == n
+                && blocks == cols.div_ceil(c0)
+                && row_blocks == rows.div_ceil(16) =>
+        {
+            (blocks, row_blocks * 16, c0)
+        }
         [held_n, blocks, held, c0] if (c0 == 16 || c0 == 32) && held.is_multiple_of(16) && held_n == n => {
             (blocks, held, c0)
         }
@@ -348,6 +357,47 @@ mod tests {
         );
         let message = apply(vec![ints(&[2, 20], 0..40)], &[to]).unwrap_err().to_string();
         assert!(message.contains("cut its padding off"), "{message}");
+    }
+
+    #[test]
+    fn blocks_of_ge_become_rows() {
+        // Element (b, r, c) lies at [b, c / c0, r / 16, r % 16, c % c0]; what is around is padding.
+        for (n, rows, cols, c0) in [
+            (1u64, 40u64, 5u64, 16u64), // one column of blocks, three rows of them
+            (1, 16, 16, 16),            // a single block
+            (1, 5, 40, 16),             // one row of blocks
+            (1, 33, 20, 8),             // float32 blocks of 16 × 8
+            (1, 48, 32, 16),            // no padding
+            (3, 17, 40, 16),
+            (2, 17, 33, 32),
+        ] {
+            let (blocks, row_blocks) = (cols.div_ceil(c0), rows.div_ceil(16));
+            let mut storage = vec![-1i32; (n * blocks * row_blocks * 16 * c0) as usize];
+            for b in 0..n {
+                for r in 0..rows {
+                    for c in 0..cols {
+                        let block = (b * blocks + c / c0) * row_blocks + r / 16;
+                        storage[((block * 16 + r % 16) * c0 + c % c0) as usize] =
+                            ((b * rows + r) * cols + c) as i32;
+                    }
+                }
+            }
+            let expected: Vec<f64> = (0..n * rows * cols).map(|i| i as f64).collect();
+            let nz = [blocks, row_blocks, 16, c0];
+            let (shapes, to) = if n == 1 {
+                (vec![nz.to_vec(), [&[1], &nz[..]].concat()], vec![rows, cols])
+            } else {
+                (vec![[&[n], &nz[..]].concat()], vec![n, rows, cols])
+            };
+            for shape in shapes {
+                let transform = Transform::NzToNd { shape: to.clone() };
+                assert_eq!(
+                    made(vec![ints(&shape, storage.clone())], &[transform]),
+                    (to.clone(), expected.clone()),
+                    "{shape:?}"
+                );
+            }
+        }
     }
 
     #[test]

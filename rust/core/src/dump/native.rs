@@ -1,5 +1,6 @@
 //! The dump that llmdbg's own capture writes: `manifest.json` or, of a run that was cut off, `journal.jsonl`,
-//! beside `data/*.safetensors`; one such directory per rank, `rank<r>/`, when there are several.
+//! beside `data/*.safetensors`; one such directory per rank, `rank<r>/`, when there are several, below a
+//! `manifest.json` that lists them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,6 +18,8 @@ use crate::{DType, Error, Result, TensorInfo, format};
 pub(super) const MARKS: &[&str] = &[MANIFEST, JOURNAL];
 const MANIFEST: &str = "manifest.json";
 const JOURNAL: &str = "journal.jsonl";
+/// How many of many are named.
+const SOME: usize = 8;
 /// What `format` begins with; the version follows.
 const FORMAT: &str = "llmdbg.dump/";
 const VERSION: &str = "1";
@@ -40,9 +43,21 @@ pub(super) fn open(dir: &Path) -> Result<Dump> {
     if is_rank_dir(dir) {
         read_rank(dir, number_after_rank(&file_name(dir)), &mut dump, &mut problems)?;
     } else {
-        for (rank, path) in rank_dirs(dir) {
-            read_rank(&path, Some(rank), &mut dump, &mut problems)?;
+        let ranks = rank_dirs(dir);
+        let mut unread = Vec::new();
+        for (rank, path) in &ranks {
+            // One rank's damage is not the others'.
+            if let Err(error) = read_rank(path, Some(*rank), &mut dump, &mut problems) {
+                problems.add(format!("rank {rank} is not read: {error}"));
+                unread.push(error);
+            }
         }
+        if unread.len() == ranks.len()
+            && let Some(error) = unread.into_iter().next()
+        {
+            return Err(error);
+        }
+        name_missing(dir, &ranks, &mut dump, &mut problems);
     }
     locate(&mut dump, &mut problems);
     dump.sort();
@@ -74,6 +89,28 @@ fn rank_dirs(dir: &Path) -> Vec<(u32, PathBuf)> {
         .filter_map(|e| Some((number_after_rank(&e.name)?, e.path)))
         .filter(|(_, path)| is_rank_dir(path))
         .collect()
+}
+
+/// Tells which ranks of the run are not below `dir`. The manifest over all ranks is written when one ends; without
+/// it the dumps themselves say how many there were.
+fn name_missing(dir: &Path, ranks: &[(u32, PathBuf)], dump: &mut Dump, problems: &mut Problems) {
+    let manifest = json::read(&dir.join(MANIFEST)).unwrap_or_default();
+    let world = manifest.get("world_size").or_else(|| dump.about.get("world_size")).and_then(Value::as_u64);
+    let Some(world) = world else { return };
+    let found: BTreeSet<u64> =
+        ranks.iter().map(|(rank, _)| u64::from(*rank)).filter(|r| *r < world).collect();
+    let missing = world - found.len() as u64;
+    if missing == 0 {
+        return;
+    }
+    let first: Vec<u64> = (0..world).filter(|rank| !found.contains(rank)).take(SOME).collect();
+    let listed = first.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let more = missing - first.len() as u64;
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    problems.add(format!(
+        "of {world} ranks, {listed}{more} left nothing here, having died early or written to another disk: {}",
+        dir.display()
+    ));
 }
 
 fn read_rank(dir: &Path, named: Option<u32>, dump: &mut Dump, problems: &mut Problems) -> Result<()> {
@@ -120,8 +157,9 @@ fn read_rank(dir: &Path, named: Option<u32>, dump: &mut Dump, problems: &mut Pro
     }
     if !complete {
         dump.about.insert("complete".into(), Value::Bool(false));
+        let who = named.map_or(String::new(), |rank| format!("rank {rank}: "));
         problems.add(format!(
-            "the run ended before its dump was complete; what was written is read: {}",
+            "{who}the run ended before its dump was complete; what was written is read: {}",
             source.display()
         ));
     }
@@ -199,7 +237,30 @@ fn read_modules(header: &Map<String, Value>, problems: &mut Problems) -> Graph {
             });
         }
     }
-    graph::assemble(drafts, problems)
+    let mut graph = graph::assemble(drafts, problems);
+    read_edges(&mut graph, list("modules"));
+    graph
+}
+
+/// The tensors between nodes, where what was reduced to this dump had them.
+fn read_edges<'a>(graph: &mut Graph, modules: impl Iterator<Item = &'a Value>) {
+    let named = |module: &'a Value| Some((module.get("name")?.as_str()?, module));
+    let modules: BTreeMap<&str, &Value> = modules.filter_map(named).collect();
+    let mut ids: BTreeMap<&str, graph::TensorId> = BTreeMap::new();
+    let Graph { nodes, tensors } = graph;
+    for node in nodes {
+        let Some(module) = modules.get(node.name.as_str()) else { continue };
+        for (key, place) in [("inputs", &mut node.inputs), ("outputs", &mut node.outputs)] {
+            let names = module.get(key).and_then(Value::as_array).into_iter().flatten();
+            for name in names.filter_map(Value::as_str) {
+                let id = *ids.entry(name).or_insert_with(|| {
+                    tensors.push(name.to_owned());
+                    tensors.len() as graph::TensorId - 1
+                });
+                place.push(id);
+            }
+        }
+    }
 }
 
 fn same_names(a: &Graph, b: &Graph) -> bool {

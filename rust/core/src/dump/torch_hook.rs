@@ -16,6 +16,8 @@ use crate::{DType, Result, TensorInfo};
 pub(super) const MARKS: &[&str] = &["model_tree.json", "statistics.csv"];
 
 const TENSORS: &str = "torch_tensors";
+/// What `llmdbg` says beside the tree when it writes this layout.
+const SIDECAR: &str = "llmdbg.jsonl";
 const WEIGHTS: &str = "weights";
 
 /// The dumps at or in `dir`, which may be any level from the dump path down to one module's directory.
@@ -156,7 +158,7 @@ impl Reader<'_> {
             Scope::All => {
                 for entry in walk.enter(dir, 0, self.problems) {
                     if !entry.is_dir {
-                        if entry.name != "model_tree.json" {
+                        if !matches!(entry.name.as_str(), "model_tree.json" | SIDECAR) {
                             self.problems.count("not understood", "file", entry.path.display());
                         }
                     } else if entry.name == WEIGHTS {

@@ -16,6 +16,7 @@ mod npz;
 mod packed;
 mod pickle;
 mod safetensors;
+pub mod safetensors_zst;
 #[cfg(test)]
 mod testing;
 mod torch_zip;
@@ -43,7 +44,7 @@ struct Format {
     parse: fn(&Input) -> Result<Vec<Entry>>,
 }
 
-static FORMATS: [Format; 6] = [
+static FORMATS: [Format; 7] = [
     Format { name: "npy", suffixes: &["npy"], sniff: |s, _| s.starts_with(npy::MAGIC), parse: npy::parse },
     Format { name: "torch", suffixes: &["pt", "pth"], sniff: is_torch_zip, parse: torch_zip::parse },
     Format { name: "npz", suffixes: &["npz"], sniff: |s, _| is_zip(s), parse: npz::parse },
@@ -53,6 +54,12 @@ static FORMATS: [Format; 6] = [
         suffixes: &["safetensors"],
         sniff: is_safetensors,
         parse: safetensors::parse,
+    },
+    Format {
+        name: "safetensors.zst",
+        suffixes: &["zst"],
+        sniff: |s, _| s.starts_with(safetensors_zst::MAGIC),
+        parse: safetensors_zst::parse,
     },
     // Its files have no suffix and no mark, so that it is asked last.
     Format { name: "GE", suffixes: &[], sniff: ge_dump::looks_like, parse: ge_dump::parse },
@@ -187,7 +194,7 @@ fn not_a_zip(start: &[u8], input: &Input) -> Error {
             "a tar file, as torch wrote before version 0.1.10; torch.save it again with torch 1.6 or newer"
         }
         _ => {
-            "the content is of no known format (ATB .bin, .npy, .npz, torch .pt and .pth, .safetensors, GE dumps)"
+            "the content is of no known format (ATB .bin, .npy, .npz, torch .pt and .pth, .safetensors, .safetensors.zst, GE dumps)"
         }
     };
     Error::refused(&input.path, reason)

@@ -1,6 +1,7 @@
 //! Bytes that must be made before they can be read: inflated out of an archive, or swapped to little-endian.
 
 use std::io::{BufReader, ErrorKind, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use flate2::Crc;
@@ -11,14 +12,27 @@ use crate::{Error, Result, Storage};
 
 /// Beyond this the bytes go to an unlinked temporary file: many threads hold such tensors at a time.
 const MEMORY_LIMIT: u64 = 8 << 20;
-/// Deflate never does better than 1032:1, so a member that claims more is lying about its size.
-const BEST_RATIO: u64 = 1032;
+/// The largest window that zstd may ask for, as a power of two: 8 MB, up to level 19's.
+const WINDOW_LOG: u32 = 23;
 
 /// How a range of a file is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     Stored,
     Deflated,
+    Zstd,
+}
+
+impl Coding {
+    /// The most bytes that one coded byte can stand for; who claims more is lying about a size.
+    fn best_ratio(self) -> u64 {
+        match self {
+            Self::Stored => 1,
+            Self::Deflated => 1032,
+            // A block of up to 128 KiB that repeats one byte takes four.
+            Self::Zstd => 1 << 15,
+        }
+    }
 }
 
 /// A range of a file and what to do to it.
@@ -54,19 +68,32 @@ impl Packed {
     /// The decoded bytes from their start, header included.
     pub(super) fn reader(&self) -> Result<Box<dyn Read + '_>> {
         self.input.check("archive member", self.offset, self.coded_len)?;
-        if self.coding == Coding::Deflated && self.len / BEST_RATIO > self.coded_len {
-            return Err(Error::malformed(
-                &self.input.path,
-                "archive member",
-                format!("at most {BEST_RATIO} bytes from each of {} deflated ones", self.coded_len),
-                format!("{} bytes claimed", self.len),
-            ));
-        }
+        self.check_ratio()?;
         let section = self.input.section(self.offset, self.coded_len);
         Ok(match self.coding {
             Coding::Stored => Box::new(BufReader::new(section)),
             Coding::Deflated => Box::new(DeflateDecoder::new(section)),
+            Coding::Zstd => {
+                let mut decoder =
+                    zstd::Decoder::new(section).map_err(Error::io("inflate", &self.input.path))?;
+                decoder.window_log_max(WINDOW_LOG).map_err(Error::io("inflate", &self.input.path))?;
+                Box::new(decoder)
+            }
         })
+    }
+
+    /// Refuses a size that the coded bytes cannot have.
+    fn check_ratio(&self) -> Result<()> {
+        let best = self.coding.best_ratio();
+        if self.len / best <= self.coded_len {
+            return Ok(());
+        }
+        Err(Error::malformed(
+            &self.input.path,
+            "compressed data",
+            format!("at most {best} bytes from each of {}", self.coded_len),
+            format!("{} bytes claimed", self.len),
+        ))
     }
 
     /// The tensor data as a storage: the file itself where nothing has to be done to the bytes.
@@ -117,14 +144,8 @@ struct Decoded<'a> {
 impl Decoded<'_> {
     fn fill(&mut self, out: &mut [u8]) -> Result<()> {
         let path = &self.packed.input.path;
-        self.reader.read_exact(out).map_err(|error| match error.kind() {
-            // What a decoder calls invalid is the file's fault, not the operating system's.
-            ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
-                let expected = format!("{} bytes of deflated data", self.packed.len);
-                Error::malformed(path, "archive member", expected, error.to_string())
-            }
-            _ => Error::io("read", path)(error),
-        })?;
+        let len = self.packed.len;
+        self.reader.read_exact(out).map_err(|error| undecoded(path, "compressed data", len, error))?;
         self.crc.update(out);
         Ok(())
     }
@@ -139,6 +160,22 @@ impl Decoded<'_> {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Why `len` bytes could not be decoded.
+pub(super) fn undecoded(
+    path: &Path,
+    what: &str,
+    len: impl std::fmt::Display,
+    error: std::io::Error,
+) -> Error {
+    match error.kind() {
+        // What a decoder calls invalid is the file's fault, not the operating system's; zstd calls everything other.
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => {
+            Error::malformed(path, what, format!("{len} bytes when inflated"), error.to_string())
+        }
+        _ => Error::io("read", path)(error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `.safetensors`: a length, a JSON header, the bytes.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -16,52 +17,66 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) fn parse(input: &Input) -> Result<Vec<Entry>> {
     let mut len = [0; 8];
     input.read_at("safetensors header", 0, &mut len)?;
-    let len = u64::from_le_bytes(len);
+    let len = header_len(&input.path, len)?;
+    let header = tensors(&input.path, &input.bytes("safetensors header", 8, len)?)?;
+    let view = |key: &str, described: &Described| {
+        let (info, from) = checked(&input.path, key, described)?;
+        let need = described.data_offsets.1 - from;
+        let offset = (8 + len).saturating_add(from);
+        let storage = input.storage(&format!("safetensors entry {key:?}"), offset, need)?;
+        View::ready(info, None, 0, storage, &input.path)
+    };
+    Ok(header.into_iter().map(|(key, described)| Entry { view: view(&key, &described), key }).collect())
+}
+
+/// Length of the header that the file's first bytes announce.
+pub(super) fn header_len(path: &Path, bytes: [u8; 8]) -> Result<u64> {
+    let len = u64::from_le_bytes(bytes);
     if len > MAX_HEADER {
         let expected = format!("at most {MAX_HEADER} bytes");
-        return Err(Error::malformed(&input.path, "safetensors header", expected, format!("{len} bytes")));
+        return Err(Error::malformed(path, "safetensors header", expected, format!("{len} bytes")));
     }
-    let bytes = input.bytes("safetensors header", 8, len)?;
-    let header: Header = serde_json::from_slice(&bytes).map_err(|error| {
-        Error::malformed(&input.path, "safetensors header", "JSON that describes tensors", error.to_string())
+    Ok(len)
+}
+
+/// The tensors that a header describes, in the order of their bytes.
+pub(super) fn tensors(path: &Path, header: &[u8]) -> Result<Vec<(String, Described)>> {
+    let header: Header = serde_json::from_slice(header).map_err(|error| {
+        Error::malformed(path, "safetensors header", "JSON that describes tensors", error.to_string())
     })?;
     let mut tensors = header.0;
     tensors.sort_by_key(|(_, described)| described.data_offsets);
-    let start = 8 + len;
-    Ok(tensors
-        .into_iter()
-        .map(|(key, described)| Entry { view: view(input, start, &key, described), key })
-        .collect())
+    Ok(tensors)
 }
 
-fn view(input: &Input, start: u64, key: &str, described: Described) -> Result<View> {
+/// What a tensor is and where its bytes begin behind the header; they are as many as its shape needs.
+pub(super) fn checked(path: &Path, key: &str, described: &Described) -> Result<(TensorInfo, u64)> {
     let what = || format!("safetensors entry {key:?}");
     let Some(dtype) = DType::from_safetensors(&described.dtype) else {
         let reason = format!("entry {key:?} has dtype {:?}, which llmdbg does not know", described.dtype);
-        return Err(Error::refused(&input.path, reason));
+        return Err(Error::refused(path, reason));
     };
     let (from, to) = described.data_offsets;
     let Some(len) = to.checked_sub(from) else {
-        let found = format!("{from} to {to}");
-        return Err(Error::malformed(&input.path, what(), "offsets in order", found));
+        return Err(Error::malformed(path, what(), "offsets in order", format!("{from} to {to}")));
     };
-    let info = TensorInfo::new(dtype, described.shape);
+    let info = TensorInfo::new(dtype, described.shape.clone());
     let need = info.checked_numel().and_then(|n| n.checked_mul(dtype.size() as u64));
     if need != Some(len) {
         let expected = need.map_or("a size below 2^64".to_owned(), |need| need.to_string());
         let expected = format!("{expected} bytes for {info}");
-        return Err(Error::malformed(&input.path, what(), expected, format!("{len} bytes")));
+        return Err(Error::malformed(path, what(), expected, format!("{len} bytes")));
     }
-    let offset = start.saturating_add(from);
-    let storage = input.storage(&what(), offset, len)?;
-    View::ready(info, None, 0, storage, &input.path)
+    Ok((info, from))
 }
 
+/// One tensor of a header.
 #[derive(Deserialize)]
-struct Described {
+pub(super) struct Described {
     dtype: String,
     shape: Vec<u64>,
-    data_offsets: (u64, u64),
+    /// First byte and the one behind the last, counted from the header's end.
+    pub(super) data_offsets: (u64, u64),
 }
 
 /// The header's tensors. A map type would silently keep the last of two equal names.

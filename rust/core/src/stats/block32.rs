@@ -98,6 +98,29 @@ fn extent_in<S: Simd>(s: S, x: &[f32]) -> Extent {
     side.extent()
 }
 
+/// The same, and Σ x², which only means something within the magnitudes above.
+#[must_use]
+pub fn extent_and_squares(x: &[f32]) -> (Extent, f64) {
+    dispatch!(Level::new(), s => extent_and_squares_in(s, x))
+}
+
+#[inline(always)]
+fn extent_and_squares_in<S: Simd>(s: S, x: &[f32]) -> (Extent, f64) {
+    let (mut side, mut squares) = (Side::new(s), V::splat(s, 0.0));
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        let x = V::from_slice(s, x);
+        side.add(x);
+        squares += x * x;
+    }
+    if !tail.is_empty() {
+        side.add_tail(s, tail);
+        let x = padded(s, tail, 0.0);
+        squares += x * x;
+    }
+    (side.extent(), folded(squares))
+}
+
 /// Extremes of both sides of a pair of blocks, and the sums over it.
 #[must_use]
 pub fn survey(a: &[f32], b: &[f32]) -> Survey {
@@ -562,6 +585,8 @@ mod tests {
             let expected = format!("{:?}", survey_at(levels()[0], &a, &b));
             for level in levels() {
                 assert_eq!(format!("{:?}", survey_at(level, &a, &b)), expected, "{level:?}, {len}");
+                let alone = dispatch!(level, s => extent_and_squares_in(s, &a));
+                assert_eq!(alone, extent_and_squares(&a), "{level:?}, {len}");
             }
         }
     }

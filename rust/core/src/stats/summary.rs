@@ -27,7 +27,7 @@ pub const ROW_NORMS: u64 = 256;
 /// Elements after which the table of signs begins again, with new signs for each bucket.
 const TURN: usize = 64 * BUCKETS;
 /// Components that one thread works on at a time.
-const PART: u64 = 64 * TURN as u64;
+const PART: u64 = 16 * TURN as u64;
 /// Below this a square is lost in `f32`.
 const SMALLEST: f32 = 1.0 / (1u64 << 48) as f32;
 
@@ -226,10 +226,10 @@ impl Sums {
                 let in_group = (work.group - position % work.group).min(BLOCK as u64) as usize;
                 let len = in_group.min(turn.len() / size - at);
                 let block = &turn[at * size..][..len * size];
-                let squares = self.block(work, block, &mut narrow[..len], &mut wide[..len]);
+                let (values, squares) = self.block(work, block, &mut narrow[..len], &mut wide[..len]);
                 self.side.squares += squares;
                 if work.sketch {
-                    project(&narrow[..len], at, &SIGNS, &mut buckets);
+                    project(values, at, &SIGNS, &mut buckets);
                     let group = (position / work.group) as usize - self.first_group;
                     if group == self.squares.len() {
                         self.squares.push(0.0);
@@ -245,18 +245,23 @@ impl Sums {
         }
     }
 
-    /// Adds one block to the statistics and leaves it as finite values in `narrow`; its squares.
-    fn block(&mut self, work: &Work, bytes: &[u8], narrow: &mut [f32], wide: &mut [f64]) -> f64 {
+    /// Adds one block to the statistics; its values, finite ones only, and their squares. The buffers hold values
+    /// that do not lie in `bytes` as they are.
+    fn block<'a>(
+        &mut self,
+        work: &Work,
+        bytes: &'a [u8],
+        narrow: &'a mut [f32],
+        wide: &mut [f64],
+    ) -> (&'a [f32], f64) {
+        let direct: Option<&[f32]> = (work.dtype == DType::Float32 && cfg!(target_endian = "little"))
+            .then(|| bytemuck::cast_slice(bytes));
         if decode::lanes(work.dtype) == Lanes::F32 {
-            decode::to_f32(work.dtype, bytes, narrow);
-            let extent = block32::extent(narrow);
-            if extent.sum.is_finite() {
-                self.side.add_finite(narrow, &extent, work.limits);
-                let farthest = extent.farthest();
-                if farthest == 0.0 || (SMALLEST..LARGEST).contains(&farthest) {
-                    return squares(narrow);
-                }
-                return narrow.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            if direct.is_none() {
+                decode::to_f32(work.dtype, bytes, narrow);
+            }
+            if let Some(squares) = self.finite_block(work, direct.unwrap_or(narrow)) {
+                return (direct.unwrap_or(narrow), squares);
             }
         }
         decode::to_f64(work.dtype, bytes, wide);
@@ -264,29 +269,29 @@ impl Sums {
         for (to, &from) in narrow.iter_mut().zip(wide.iter()) {
             *to = if from.is_finite() { narrowed(from) } else { 0.0 };
         }
-        wide.iter().filter(|x| x.is_finite()).map(|x| x * x).sum()
+        let squares = wide.iter().filter(|x| x.is_finite()).map(|x| x * x).sum();
+        (narrow, squares)
+    }
+
+    /// Adds a block of finite values; its squares, or none when a value is not finite.
+    fn finite_block(&mut self, work: &Work, values: &[f32]) -> Option<f64> {
+        let (extent, squares) = block32::extent_and_squares(values);
+        if !extent.sum.is_finite() {
+            return None;
+        }
+        self.side.add_finite(values, &extent, work.limits);
+        let farthest = extent.farthest();
+        Some(if farthest == 0.0 || (SMALLEST..LARGEST).contains(&farthest) {
+            squares
+        } else {
+            values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+        })
     }
 }
 
 /// As `f32`, the largest of which stands for all beyond.
 fn narrowed(x: f64) -> f32 {
     x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
-}
-
-fn squares(x: &[f32]) -> f64 {
-    #[inline(always)]
-    fn squares_in<S: Simd>(s: S, x: &[f32]) -> f64 {
-        let mut sum = f32x16::splat(s, 0.0);
-        block32::each(
-            s,
-            x,
-            0.0,
-            #[inline(always)]
-            |x| sum += x * x,
-        );
-        block32::folded(sum)
-    }
-    dispatch!(Level::new(), s => squares_in(s, x))
 }
 
 /// Adds signed values to their buckets; `at` is the place of the first within its turn.

@@ -61,7 +61,8 @@ fn matrix(shape: &[u64]) -> (u64, u64) {
 pub(super) fn between(golden: &[u64], candidate: &[u64], ranks: u64, is_nz: bool) -> Vec<Form> {
     let ((rows, cols), (other_rows, other_cols)) = (matrix(golden), matrix(candidate));
     let mut forms = Vec::new();
-    if is_nz && matches!(candidate.len(), 2 | 4) {
+    // A logical shape, or four axes of blocks with batches in front.
+    if is_nz && (candidate.len() == 2 || candidate.len() >= 4) {
         forms.push(Form::Nz);
     }
     if squeezed(golden) == squeezed(candidate) {
