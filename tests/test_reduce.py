@@ -61,7 +61,8 @@ def assert_numbers(row, array):
 def test_every_tensor_with_its_numbers(mode, tmp_path, random):
     arrays = write_run(tmp_path / "ge", random)
     (tmp_path / "ge" / "dynamo_optimized_graph_1_rank_0_pid_7_ts_2.txt").write_text(
-        'name: "graph_1" op { name: "Add" type: "Add" }'
+        'name: "graph_1" op { name: "Mul" type: "Mul" } '
+        'op { name: "Add" type: "Add" input: "Mul:0" }'
     )
     done = reduce_dump(tmp_path / "ge", mode=mode)
     assert (done.tensors, done.files_deleted, done.problems) == (8, 0, [])
@@ -73,7 +74,11 @@ def test_every_tensor_with_its_numbers(mode, tmp_path, random):
         assert (found[key]["sketch_path"] is not None) == (mode == "sketch")
     dump = llmdbg.open_dump(done.path)
     assert dump.problems == []
-    assert dump.graph["nodes"][0]["name"] == "Add"
+    graph = dump.graph
+    nodes = {node["name"]: node for node in graph["nodes"]}
+    read = [graph["tensors"][number] for number in nodes["Add"]["inputs"]]
+    assert read == [graph["tensors"][number] for number in nodes["Mul"]["outputs"]]
+    assert len(read) == 1
     assert dump.records["op_type"].to_list() == ["Mul", "Mul", "Add", "Add"] * 2
 
 

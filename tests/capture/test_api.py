@@ -259,6 +259,7 @@ def test_torch_distributed_however_it_was_imported(tmp_path, monkeypatch):
     broadcast = "/torch.distributed.broadcast"
     assert dump.tensor(broadcast, "input", "0").tolist() == [2, 2, 2]
     assert dump.tensor(broadcast, "output", "args.0").tolist() == [2, 2, 2]
+    assert {r["call"] for r in dump.records if r["node"] == broadcast} == {0}
     forgotten = dump.find(reduce, "output", "0", call=1)
     assert "nobody waited" in forgotten["skipped"]
     assert home.all_reduce is all_reduce

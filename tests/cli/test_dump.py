@@ -113,7 +113,7 @@ def test_ranks_write_side_by_side(llmdbg, tmp_path):
     done = llmdbg("dump", "-o", "out", "--", sys.executable, launcher)
     assert done.returncode == 0, done.stderr
     folder = one_dump(tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == ["rank0", "rank1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "rank0", "rank1"]
     assert records(folder / "rank0") == records(folder / "rank1")
     assert "recorded 12 tensors" in done.stderr
 

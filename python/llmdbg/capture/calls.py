@@ -61,6 +61,7 @@ class Local(threading.local):
         self.recording_itself = False
         self.dummy = False
         self.modes = 0
+        self.collective = ""
         self.idle_modes: contextlib.ExitStack | None = None
 
 

@@ -92,6 +92,9 @@ class FunctionCalls:
     ) -> Any:
         """Call `function` and record it; `mutates`: its arguments hold its results."""
         calls = self._calls
+        if name == calls.local.collective:
+            # torch tells of some collectives itself, from inside the one that is recorded.
+            return function(*args, **kwargs)
         stack = calls.local.stack
         inside = stack[-1] if stack else None
         module = inside.module if inside else self._model
@@ -103,12 +106,16 @@ class FunctionCalls:
             leaf for leaf in call_leaves(args, kwargs) if isinstance(leaf.content, torch.Tensor)
         ]
         before = [version(leaf.content) for leaf in given]
+        outer = calls.local.collective
+        calls.local.collective = name if mutates else outer
         try:
             result = function(*args, **kwargs)
         except BaseException:
             with calls.lock:
                 calls.finish(frame, raised=True)
             raise
+        finally:
+            calls.local.collective = outer
         with calls.lock:
             found = result_leaves(result)
             # Tensors of inference mode do not tell whether they changed.
