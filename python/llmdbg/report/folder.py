@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdbg.report import html, junit, markdown, tables
+from llmdbg.report import html, markdown, tables
 from llmdbg.report.summary import summary, to_json
 
 if TYPE_CHECKING:
@@ -42,8 +42,15 @@ _WRITERS: dict[str, Callable[[Report, Path], object]] = {
     "xlsx": lambda report, path: tables.write_xlsx(report.frame, path),
     "jsonl": lambda report, path: tables.write_jsonl(report.frame, path),
     "markdown": lambda report, path: path.write_text(markdown.render(report), encoding="utf-8"),
-    "junit": lambda report, path: path.write_text(junit.render(report), encoding="utf-8"),
+    "junit": lambda report, path: _write_junit(report, path),
 }
+
+
+def _write_junit(report: Report, path: Path) -> None:
+    # Few reports are JUnit, and its module takes longer to import than to run.
+    from llmdbg.report import junit
+
+    path.write_text(junit.render(report), encoding="utf-8")
 
 
 def _write_calibration(report: Report, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,6 @@ def case_name(row: dict[str, Any]) -> str:
 
 def suite(name: str, cases: Sequence[Case]) -> str:
     """Return JUnit XML of one suite."""
-    # Not at the top: few reports are JUnit, and this takes longer to import than to run.
-    from xml.etree import ElementTree as ET
-
     results = [case.result for case in cases]
     root = ET.Element(
         "testsuite",

@@ -41,6 +41,18 @@ def render(report: Report, *, details: int = 24) -> str:
     UserError
         plotly, whose script draws the charts, is not installed.
     """
+    return _page(report, plotly_script(), details)
+
+
+def write_html(report: Report, path: Path, *, details: int = 24) -> None:
+    """Write `render` of the report to `path`."""
+    # Five megabytes of script go in as the bytes they are. No name can spell the mark: in names and
+    # data `<` is an escape.
+    before, after = _page(report, "<plotly>", details).split("<plotly>")
+    path.write_bytes(b"".join([before.encode(), _plotly(), after.encode()]))
+
+
+def _page(report: Report, plotly: str, details: int) -> str:
     assets = importlib.resources.files("llmdbg.report.html") / "assets"
     verdict = report.verdict
     template = Template((assets / "page.html").read_text(encoding="utf-8"))
@@ -51,14 +63,9 @@ def render(report: Report, *, details: int = 24) -> str:
         sentence=html.escape(verdict.sentence),
         style=(assets / "page.css").read_text(encoding="utf-8"),
         data=embedded(payload(report, details=details)),
-        plotly=plotly_script(),
+        plotly=plotly,
         script=(assets / "page.js").read_text(encoding="utf-8"),
     )
-
-
-def write_html(report: Report, path: Path) -> None:
-    """Write `render` of the report to `path`."""
-    path.write_text(render(report), encoding="utf-8")
 
 
 def embedded(data: dict[str, object]) -> str:
@@ -75,9 +82,13 @@ def plotly_script() -> str:
     UserError
         plotly is not installed.
     """
+    return _plotly().decode()
+
+
+def _plotly() -> bytes:
     # Found without importing it: only the script that the package carries is wanted.
     spec = importlib.util.find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(_INSTALL_HINT)
     script = Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
-    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return script.read_bytes().replace(b"</script", b"<\\/script")
