@@ -153,7 +153,12 @@ def test_termination_while_the_command_is_being_started_is_passed_on(number, mon
 
     monkeypatch.setattr(subprocess, "Popen", interrupted)
     command = command_of([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert run(command, os.environ) == 128 + number
+    # The tests themselves may run under nohup.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert run(command, os.environ) == 128 + number
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_is_ignored_stays_ignored():
