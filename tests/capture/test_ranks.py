@@ -7,7 +7,6 @@ import sys
 import textwrap
 
 import pytest
-import torch
 
 from llmdbg import open_dump
 
@@ -75,7 +74,6 @@ def last_outputs(dump, rank):
     }
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 @pytest.mark.parametrize("end", ["lives", "dies"])
 def test_one_manifest_names_every_rank(tmp_path, end):
     done = torchrun(tmp_path, tmp_path / "d", end)

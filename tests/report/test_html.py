@@ -2,26 +2,15 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from llmdbg.report.html import render
 from llmdbg.report.html.details import details_of
 from llmdbg.report.html.tokens import tokens_of
 from tests.report import example
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "these tests drive Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def write(
     writers: dict[str, Callable[[Path], object]] = {
         "csv": lambda path: tables.write_csv(scan.frame, path),
         "parquet": lambda path: tables.write_parquet(scan.frame, path),
-        "html": lambda path: path.write_text(page.render(scan), encoding="utf-8"),
+        "html": lambda path: page.write_html(scan, path),
         "xlsx": lambda path: tables.write_xlsx(scan.frame, path),
         "jsonl": lambda path: tables.write_jsonl(scan.frame, path),
         "markdown": lambda path: path.write_text(exchange.markdown(scan), encoding="utf-8"),

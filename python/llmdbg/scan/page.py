@@ -7,11 +7,13 @@ import importlib.resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from llmdbg.report.html.page import embedded, plotly_script
+from llmdbg.report.html.page import embedded, plotly_script, write_page
 from llmdbg.scan.growth import family
 from llmdbg.scan.terminal import next_command
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llmdbg.scan.model import Scan
 
 _MARK = {"clean": "✓ clean", "anomalous": "✗ anomalous", "suspect": "? suspect"}
@@ -41,6 +43,15 @@ def render(scan: Scan) -> str:
     UserError
         plotly, whose script draws the charts, is not installed.
     """
+    return _page(scan, plotly_script())
+
+
+def write_html(scan: Scan, path: Path) -> None:
+    """Write `render` of the scan to `path`."""
+    write_page(lambda plotly: _page(scan, plotly), path)
+
+
+def _page(scan: Scan, plotly: str) -> str:
     assets = importlib.resources.files("llmdbg.scan") / "assets"
     shared = importlib.resources.files("llmdbg.report.html") / "assets"
     template = Template((assets / "scan.html").read_text(encoding="utf-8"))
@@ -52,7 +63,7 @@ def render(scan: Scan) -> str:
         style=(shared / "page.css").read_text(encoding="utf-8")
         + (assets / "scan.css").read_text(encoding="utf-8"),
         data=embedded(payload(scan)),
-        plotly=plotly_script(),
+        plotly=plotly,
         script=(assets / "scan.js").read_text(encoding="utf-8"),
     )
 

@@ -14,6 +14,8 @@ from llmdbg.errors import UserError
 from llmdbg.report.html.payload import payload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmdbg.report.model import Report
 
 _MARK = {"clean": "✓ clean", "diverged": "✗ diverged", "undecided": "? undecided"}
@@ -46,9 +48,27 @@ def render(report: Report, *, details: int = 24) -> str:
 
 def write_html(report: Report, path: Path, *, details: int = 24) -> None:
     """Write `render` of the report to `path`."""
+    write_page(lambda plotly: _page(report, plotly, details), path)
+
+
+def write_page(page: Callable[[str], str], path: Path) -> None:
+    """Write a page that holds the chart script.
+
+    Parameters
+    ----------
+    page : callable
+        Gives the page around a script.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    UserError
+        plotly is not installed.
+    """
     # Five megabytes of script go in as the bytes they are. No name can spell the mark: in names and
     # data `<` is an escape.
-    before, after = _page(report, "<plotly>", details).split("<plotly>")
+    before, after = page("<plotly>").split("<plotly>")
     path.write_bytes(b"".join([before.encode(), _plotly(), after.encode()]))
 
 
