@@ -1,5 +1,6 @@
 """The HTML report in a real browser, opened from disk, and the numbers behind its pictures."""
 
+import base64
 import json
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
+import llmdbg
 from llmdbg.report.html import render
 from llmdbg.report.html.details import details_of
 from llmdbg.report.html.tokens import tokens_of
@@ -181,12 +183,35 @@ def test_pictures_show_what_numpy_says(tmp_path):
     }
     assert len(details["top"]) == 20
     assert sum(details["histogram"]["golden"]) == 8 * 96
-    assert np.max(details["tile"]) == pytest.approx(7.0, rel=1e-4)
-    assert (len(details["tile"]), len(details["tile"][0])) == (8, 64)
+    tile = np.frombuffer(base64.b64decode(details["tile"]["bdata"]), "<f4").reshape(8, 64)
+    assert details["tile"]["shape"] == "8, 64"
+    # 96 channels in 64 cells: the even ones hold one channel, the odd ones two.
+    channels = [range(i * 96 // 64, (i + 1) * 96 // 64) for i in range(64)]
+    expected = [[difference[row, list(c)].max() for c in channels] for row in range(8)]
+    np.testing.assert_allclose(tile, expected, rtol=1e-6)
+    assert tile.max() == pytest.approx(7.0, rel=1e-4)
     profile = details["row_profile"]
     expected = np.linalg.norm(difference[5]) / np.linalg.norm(golden[5])
     assert profile["y"][5] == pytest.approx(expected, rel=1e-4)
     assert profile["y"][0] == 0
+
+
+def test_statistics_are_of_all_elements(tmp_path):
+    golden = np.random.default_rng(7).normal(size=(3000, 100))
+    golden[2999, 99], golden[5, 5] = 12.0, 0.0
+    candidate = golden.copy()
+    candidate[7, 7], candidate[8, 8] = np.inf, 1e200
+    for name, values in (("golden", golden), ("candidate", candidate)):
+        np.save(tmp_path / f"{name}.npy", values)
+    report = llmdbg.compare(tmp_path / "golden.npy", tmp_path / "candidate.npy").report
+    details = details_of(report.frame.row(0, named=True))
+    mine, theirs = details["statistics"]
+    assert (mine["max"], mine["zero"], mine["nan"], theirs["+inf"]) == (12.0, 1, 0, 1)
+    assert mine["mean"] == pytest.approx(golden.mean(), rel=1e-4)
+    assert theirs["max"] == 1e200
+    assert "drawn from" in details["note"]
+    assert max(details["row_profile"]["y"]) > 1e198
+    render(report)
 
 
 def test_a_tensor_that_is_gone_is_a_note(tmp_path):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from llmdbg.golden import Case, Operator, Precision
 from llmdbg.golden.activation import ACTIVATIONS
+from llmdbg.spread import spread
 from llmdbg.verdict.gaps import shape_of
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ class OperatorFormula:
     def __post_init__(self) -> None:
         width = shape_of(self.work.outputs[0])[-1:] or (1,)
         if self.operator.by_columns and width[0] > _MOST_COLUMNS:
-            chosen = np.linspace(0, width[0] - 1, _MOST_COLUMNS).astype(np.int64)
             worst = self.work.outputs[0].cells["worst_channel"]
-            extra = [] if worst is None else [int(worst)]
-            self.columns = np.unique(np.concatenate([chosen, np.asarray(extra, np.int64)]))
+            self.columns = spread(width[0], _MOST_COLUMNS, worst)
 
     def __call__(self, side: Any, precision: Precision) -> Array:
         """Return the operator's first output, as far as it is computed."""

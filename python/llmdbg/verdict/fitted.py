@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmdbg.golden import EXACT, Case, operator_for
+from llmdbg.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +64,7 @@ def _matrices(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Array, Array]:
     """Return both as float64 matrices, of many rows some at equal distances."""
     width = y.shape[-1]
     both = x.reshape(-1, width), y.reshape(-1, width)
-    count = min(len(both[1]), _MOST_ROWS_TO_FIT)
-    rows = np.unique(np.linspace(0, len(both[1]) - 1, count).astype(np.int64))
+    rows = spread(len(both[1]), _MOST_ROWS_TO_FIT)
     return np.asarray(both[0][rows], np.float64), np.asarray(both[1][rows], np.float64)
 
 

@@ -274,6 +274,11 @@ class _Core:
         softcap = self.around.params.get("attn_logit_softcapping")
         softcap = float(softcap) if isinstance(softcap, (int, float)) else None
         chosen = self.around.rows
+        if chosen is not None and query.shape[0] == 1 and not self.weights:
+            # A query is answered alone, so the rows of one sequence can be chosen before.
+            query = query[:, :, chosen]
+            mask = mask[..., chosen, :] if mask.shape[-2] == rows else mask
+            chosen = None
         result, probabilities = attention(
             query, key, value, self.scale, mask, softcap, None, precision
         )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from llmdbg.golden import EXACT, Operator, Precision, operator_for
 from llmdbg.reading import to_numpy
+from llmdbg.spread import spread
 from llmdbg.verdict.bound import OperatorFormula, Side
 from llmdbg.verdict.check import Check, accused, compared, relative
 from llmdbg.verdict.fitted import FITS
@@ -368,9 +369,7 @@ class Shadow:
         cost = height * width * (1 if work.gap else inner)
         if height * width <= self._most_elements and cost <= _MOST_PRODUCTS:
             return None
-        strided = np.unique(np.linspace(0, height - 1, min(height, _MOST_ROWS)).astype(np.int64))
-        worst = work.outputs[0].cells["worst_row"]
-        return strided if worst is None else np.union1d(strided, [int(worst)])
+        return spread(height, _MOST_ROWS, work.outputs[0].cells["worst_row"])
 
     def _holds(self, trial: Trial, work: Work) -> bool:
         target = work.outputs[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmdbg.report.html.details import details_of
+from llmdbg.report.html.digits import rounded
 from llmdbg.report.html.tokens import tokens_of
 
 if TYPE_CHECKING:
@@ -131,20 +133,14 @@ def _whole(column: pl.Series) -> Any:
 
 
 def _real(column: pl.Series) -> Any:
-    return _shorter([_short(v) for v in column])
+    """Return three significant digits; JSON knows no infinity, so that is a word."""
+    values = np.asarray(column.to_numpy(), np.float64)
+    spelled: list[Any] = rounded(values, 3)
+    for i in np.flatnonzero(~np.isfinite(values)).tolist():
+        spelled[i] = None if spelled[i] != spelled[i] else str(spelled[i])
+    return _shorter(spelled)
 
 
 def _shorter(values: list[Any]) -> Any:
     """Return the values, or their codes where few of them differ."""
     return _coded(values) if _SELDOM * len(set(values)) < len(values) else values
-
-
-def _short(value: float | None) -> float | str | None:
-    """Return three significant digits; JSON knows no infinity, so that is a word."""
-    if value is None or math.isnan(value):
-        return None
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if value == int(value) and abs(value) < 1000:
-        return int(value)
-    return float(f"{value:.3g}")

@@ -6,8 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llmdbg.report.html.details import read
+from llmdbg.report.html.digits import rounded
 
 if TYPE_CHECKING:
     from llmdbg.report.model import Report
@@ -48,8 +50,10 @@ def tokens_of(report: Report) -> dict[str, Any] | None:
         if ratios is None:
             continue
         each = -(-len(ratios) // MOST_TOKENS)
-        worst = [float(f"{max(ratios[i : i + each]):.3g}") for i in range(0, len(ratios), each)]
-        layers.append({"row": row["number"], "name": row["golden_node"], "ratios": worst})
+        worst = np.maximum.reduceat(ratios, np.arange(0, len(ratios), each))
+        layers.append(
+            {"row": row["number"], "name": row["golden_node"], "ratios": rounded(worst, 3)}
+        )
     return {"layers": layers, "tokens_each": each, "step": step} if layers else None
 
 
@@ -77,17 +81,20 @@ def _layer_outputs(report: Report) -> list[dict[str, Any]]:
     return found
 
 
-def _ratios(row: dict[str, Any]) -> list[float] | None:
+def _ratios(row: dict[str, Any]) -> npt.NDArray[np.float64] | None:
     try:
         golden, candidate = read(row["golden_data_path"]), read(row["my_data_path"])
     except (OSError, ValueError):
         return None
     if golden is None or candidate is None or golden.ndim < 2 or golden.size != candidate.size:
         return None
-    a = golden.reshape(-1, golden.shape[-1]).astype(np.float64)
+    rows = golden.reshape(-1, golden.shape[-1])
+    # Summed in float64, where squares of large float32 values stay finite; differences need none.
+    wide = golden.dtype.itemsize > 4 or candidate.dtype.itemsize > 4
+    a: npt.NDArray[np.floating[Any]] = rows.astype(np.float64 if wide else np.float32)
     with np.errstate(all="ignore"):
-        d = candidate.reshape(a.shape).astype(np.float64) - a
-        size = np.sqrt(np.square(a).sum(1))
-        error = np.sqrt(np.square(d).sum(1)) / np.where(size > 0, size, 1.0)
-    ratios = np.nan_to_num(error / row["floor"], nan=1e6, posinf=1e6)
-    return [float(r) for r in ratios]
+        d = candidate.reshape(a.shape).astype(a.dtype) - a
+        size = np.sqrt(np.einsum("ij,ij->i", a, a, dtype=np.float64))
+        error = np.sqrt(np.einsum("ij,ij->i", d, d, dtype=np.float64))
+        error /= np.where(size > 0, size, 1.0)
+    return np.asarray(np.nan_to_num(error / row["floor"], nan=1e6, posinf=1e6))
