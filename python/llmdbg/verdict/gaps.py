@@ -250,7 +250,9 @@ class _Core:
 
     def __call__(self, source: Source, precision: Precision) -> Array:
         parts = self.parts
-        query, key, value = self._heads(source, parts, precision)
+        chosen = self.around.rows
+        query, key, value = self._heads(source, parts, precision, chosen)
+        rows = key.shape[2]
         before = self._before(parts) if self.past else []
         keys, values = [key], [value]
         for earlier in reversed(before):
@@ -258,7 +260,7 @@ class _Core:
             keys.insert(0, k)
             values.insert(0, v)
         key, value = np.concatenate(keys, 2), np.concatenate(values, 2)
-        rows, columns = query.shape[2], key.shape[2]
+        columns = key.shape[2]
         window = self.around.params.get("sliding_window")
         mask = causal_mask(rows, columns, window if isinstance(window, int) else None)
         if parts.mask is not None:
@@ -273,10 +275,7 @@ class _Core:
             mask = np.where(np.arange(columns)[None, :] <= np.maximum(at, 0), 0.0, -np.inf)
         softcap = self.around.params.get("attn_logit_softcapping")
         softcap = float(softcap) if isinstance(softcap, (int, float)) else None
-        chosen = self.around.rows
-        if chosen is not None and query.shape[0] == 1 and not self.weights:
-            # A query is answered alone, so the rows of one sequence can be chosen before.
-            query = query[:, :, chosen]
+        if chosen is not None and self._alone(query):
             mask = mask[..., chosen, :] if mask.shape[-2] == rows else mask
             chosen = None
         result, probabilities = attention(
@@ -300,9 +299,18 @@ class _Core:
             found.append(_Parts(row[0] or row[1], row[1], row[2], row[3], row[4], None))
         return found
 
+    def _alone(self, query: Array) -> bool:
+        """Whether only the chosen rows need an answer: a query of one sequence is one row."""
+        return query.shape[0] == 1 and not self.weights
+
     def _heads(
-        self, source: Source, parts: _Parts, precision: Precision
+        self,
+        source: Source,
+        parts: _Parts,
+        precision: Precision,
+        chosen: npt.NDArray[np.int64] | None = None,
     ) -> tuple[Array, Array, Array]:
+        """Return query, key and value; of the queries those that `chosen` asks for."""
         if parts.query is parts.key:
             query, key, value = self._unpacked(np.asarray(source.array(parts.query), np.float64))
         else:
@@ -311,13 +319,18 @@ class _Core:
                 _split(np.asarray(source.array(p), np.float64), self.size, tokens)
                 for p in (parts.query, parts.key, parts.value)
             )
+        kept = slice(None) if chosen is None or not self._alone(query) else chosen
+        query = query[:, :, kept]
         if parts.cos is not None and parts.sin is not None:
             cos, sin = (
                 np.asarray(source.array(t), np.float64)[:, None] for t in (parts.cos, parts.sin)
             )
             query, key = (
-                rotate(t, cos, sin, interleaved=self.interleaved, precision=precision)
-                for t in (query, key)
+                rotate(t, c, s, interleaved=self.interleaved, precision=precision)
+                for t, c, s in (
+                    (query, cos[..., kept, :], sin[..., kept, :]),
+                    (key, cos, sin),
+                )
             )
         return query, key, value
 
