@@ -9,6 +9,7 @@ pub mod error;
 pub mod format;
 pub mod graph;
 pub mod io;
+mod parts;
 pub mod scan;
 pub mod stats;
 pub mod tensor;

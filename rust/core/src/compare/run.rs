@@ -1,13 +1,9 @@
-//! Running a comparison: worker threads take parts in order, each pair merges its parts in order.
-//!
-//! What is computed depends on the tensors alone. Threads decide only who computes it.
+//! Running a comparison: workers take the parts of pairs, each pair merges its parts in order.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +15,7 @@ use super::part::{Pair, PartSums, Workspace, measure};
 use super::plan::{Plan, Sizes};
 use super::prepare::{Prepared, prepare};
 use crate::io::place::Place;
+use crate::parts::{self, Work, lock};
 use crate::{Error, Result, Tensor, TensorInfo};
 
 /// How to compare.
@@ -35,16 +32,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { threads: 0, kl: true, sizes: Sizes::default() }
-    }
-}
-
-impl Options {
-    fn workers(&self) -> usize {
-        match self.threads {
-            // Beyond this the memory is the limit, and every worker has buffers of its own.
-            0 => thread::available_parallelism().map_or(1, usize::from).min(32),
-            n => n,
-        }
     }
 }
 
@@ -98,15 +85,13 @@ pub fn run(
         options,
         journal,
         profile: false,
-        queue: Mutex::new(Queue::new(count)),
-        changed: Condvar::new(),
         rows: (0..count).map(|_| Mutex::new(None)).collect(),
         seen: Mutex::default(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    shared.work(options.workers().min(count.max(1) * 64), tick)?;
+    shared.work(parts::workers(options.threads).min(count.max(1) * 64), tick)?;
     let mut rows: Vec<Row> = shared
         .rows
         .into_iter()
@@ -137,15 +122,13 @@ pub fn row_profile(
         options,
         journal: None,
         profile: true,
-        queue: Mutex::new(Queue::new(1)),
-        changed: Condvar::new(),
         rows: vec![Mutex::new(None)],
         seen: Mutex::default(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    shared.work(options.workers(), &mut |_| ControlFlow::Continue(()))?;
+    shared.work(parts::workers(options.threads), &mut |_| ControlFlow::Continue(()))?;
     let (row, profile) = lock(&shared.rows[0]).take().unwrap_or_default();
     if let Some(reason) = row.reason {
         return Err(Error::Invalid(reason));
@@ -163,8 +146,6 @@ struct Shared<'a> {
     options: &'a Options,
     journal: Option<&'a Journal>,
     profile: bool,
-    queue: Mutex<Queue>,
-    changed: Condvar,
     rows: Vec<Mutex<Option<Finished>>>,
     seen: Mutex<Seen>,
     pairs_done: AtomicU64,
@@ -179,20 +160,6 @@ struct Seen {
     first: HashMap<Key, (usize, bool)>,
     /// Pairs of the same bytes as an earlier one, and that one.
     again: Vec<(usize, usize)>,
-}
-
-struct Queue {
-    next_pair: usize,
-    count: usize,
-    /// Pairs that are being opened and may yet bring parts.
-    opening: usize,
-    parts: VecDeque<(Arc<Active>, u64)>,
-}
-
-impl Queue {
-    fn new(count: usize) -> Self {
-        Self { next_pair: 0, count, opening: 0, parts: VecDeque::new() }
-    }
 }
 
 /// A pair under way.
@@ -216,73 +183,11 @@ struct Joining {
 /// Results that may wait for an earlier part of their pair; beyond, their workers wait too.
 const EARLY: usize = 8;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Work for Shared<'_> {
+    type Item = Active;
+    type Space = Workspace;
 
-impl Shared<'_> {
-    fn work(&self, workers: usize, tick: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
-        let of = self.rows.len() as u64;
-        thread::scope(|scope| {
-            let (alive, gone) = mpsc::channel::<()>();
-            for _ in 0..workers.max(1) {
-                let alive = alive.clone();
-                scope.spawn(move || {
-                    self.worker();
-                    drop(alive);
-                });
-            }
-            drop(alive);
-            loop {
-                let ended =
-                    gone.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Disconnected);
-                let (pairs, bytes) = (self.pairs_done.load(Relaxed), self.bytes.load(Relaxed));
-                if tick(Progress { pairs, of, bytes }).is_break() {
-                    self.stop.store(true, Relaxed);
-                    return Err(Error::Cancelled);
-                }
-                if ended {
-                    return Ok(());
-                }
-            }
-        })
-    }
-
-    fn worker(&self) {
-        let mut work = Workspace::default();
-        let mut queue = lock(&self.queue);
-        while !self.stop.load(Relaxed) {
-            if let Some((active, part)) = queue.parts.pop_front() {
-                drop(queue);
-                self.measure(&active, part, &mut work);
-                queue = lock(&self.queue);
-            } else if queue.next_pair < queue.count {
-                let index = queue.next_pair;
-                queue.next_pair += 1;
-                queue.opening += 1;
-                drop(queue);
-                let opened = self.begin(index);
-                queue = lock(&self.queue);
-                queue.opening -= 1;
-                if let Some(active) = &opened {
-                    queue.parts.extend((1..active.plan.parts()).map(|i| (Arc::clone(active), i)));
-                }
-                self.changed.notify_all();
-                if let Some(active) = opened {
-                    drop(queue);
-                    self.measure(&active, 0, &mut work);
-                    queue = lock(&self.queue);
-                }
-            } else if queue.opening > 0 {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Opens a pair; `None` when it is finished without measuring.
-    fn begin(&self, index: usize) -> Option<Arc<Active>> {
+    fn begin(&self, index: usize) -> Option<(Arc<Active>, u64)> {
         let (golden, candidate) = (self.open)(index);
         let mut row = Row {
             golden: golden.as_ref().ok().map(|t| t.info.clone()),
@@ -329,7 +234,8 @@ impl Shared<'_> {
         let plan = Plan::new(pair.matrix, &self.options.sizes);
         let (has_ulp, has_kl) = (pair.recipe.has_ulp(), pair.recipe.has_kl());
         let merger = Merger::new(&plan, pair.components, has_ulp, has_kl, self.profile);
-        Some(Arc::new(Active {
+        let parts = plan.parts();
+        let active = Active {
             index,
             key,
             pair,
@@ -338,10 +244,11 @@ impl Shared<'_> {
             broken: AtomicBool::new(false),
             joining: Mutex::new(Joining { merger: Some(merger), next: 0, early: BTreeMap::new() }),
             joined: Condvar::new(),
-        }))
+        };
+        Some((Arc::new(active), parts))
     }
 
-    fn measure(&self, active: &Active, index: u64, work: &mut Workspace) {
+    fn part(&self, active: &Active, index: u64, work: &mut Workspace) {
         let part = active.plan.part(index);
         let result = if active.broken.load(Relaxed) {
             Err(Error::Cancelled)
@@ -352,6 +259,15 @@ impl Shared<'_> {
             measure(&active.pair, part, &self.options.sizes, work)
         };
         self.join(active, index, result);
+    }
+}
+
+impl Shared<'_> {
+    fn work(&self, workers: usize, tick: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
+        let of = self.rows.len() as u64;
+        parts::run(self, self.rows.len(), workers, &self.stop, &mut || {
+            tick(Progress { pairs: self.pairs_done.load(Relaxed), of, bytes: self.bytes.load(Relaxed) })
+        })
     }
 
     /// Merges a part and those that waited for it.

@@ -129,7 +129,10 @@ pub(super) fn scan_part(tensor: &Tensor, plan: &Plan, part: u64, buffer: &mut Bu
     // Whole rows that are still in the second-level cache when they are looked at again.
     let piece =
         if plan.has_fingerprints() { (PIECE as u64 / row).max(1) * row } else { CHUNK as u64 } as usize;
-    buffer.0.resize(CHUNK.div_ceil(16), 0);
+    if buffer.0.is_empty() {
+        // Pages that the system has cleared are not cleared again.
+        buffer.0 = vec![0; CHUNK.div_ceil(16)];
+    }
     for at in (0..count).step_by(chunk as usize) {
         let len = chunk.min(count - at) as usize;
         let bytes = &mut bytemuck::cast_slice_mut(&mut buffer.0)[..len * size];

@@ -61,20 +61,27 @@ pub(super) fn repeated(
 
 /// Rows of which another may have the same fingerprint, and few others: what is left for a map, which is slow.
 fn suspects(fingerprints: &[u64]) -> Vec<usize> {
-    let places = (fingerprints.len() * 8).next_power_of_two().max(64);
+    let rows = meeting(fingerprints, (0..fingerprints.len()).filter(|&row| fingerprints[row] != 0), 0);
+    // One in eight met another by chance; by other bits, and among fewer, one in eight of them does again.
+    meeting(fingerprints, rows.iter().copied(), 32)
+}
+
+/// Those of some rows whose fingerprint, shifted, falls on the same place as that of another.
+fn meeting(fingerprints: &[u64], rows: impl Iterator<Item = usize> + Clone, shift: u32) -> Vec<usize> {
+    let places = (rows.clone().count() * 8).next_power_of_two().max(64);
     let (mut once, mut again) = (vec![0u64; places / 64], vec![0u64; places / 64]);
-    let place = |fingerprint: u64| {
-        let place = fingerprint as usize & (places - 1);
+    let place = |row: usize| {
+        let place = (fingerprints[row] >> shift) as usize & (places - 1);
         (place / 64, 1 << (place % 64))
     };
-    for &fingerprint in fingerprints {
-        let (word, bit) = place(fingerprint);
+    for row in rows.clone() {
+        let (word, bit) = place(row);
         again[word] |= once[word] & bit;
         once[word] |= bit;
     }
-    let is_suspect = |&row: &usize| {
-        let (word, bit) = place(fingerprints[row]);
-        fingerprints[row] != 0 && again[word] & bit != 0
+    let meets = |&row: &usize| {
+        let (word, bit) = place(row);
+        again[word] & bit != 0
     };
-    (0..fingerprints.len()).filter(is_suspect).collect()
+    rows.filter(meets).collect()
 }

@@ -1,19 +1,16 @@
-//! Scanning many tensors: worker threads take parts, and what a part found is merged whatever the order.
+//! Scanning many tensors: workers take their parts, and what a part found is merged whatever the order.
 //!
 //! Counts, extremes and places do not depend on the order of merging; the sums of parts are kept and added in
 //! order at the end. So the result has the same bits for any number of threads.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::health::Health;
 use super::part::{Buffer, Found, Plan, scan_part};
 use super::repeats;
+use crate::parts::{self, Work, lock};
 use crate::stats::decode::{self, Lanes};
 use crate::{Error, Result, Tensor, TensorInfo};
 
@@ -52,37 +49,23 @@ pub fn scan(
     options: Options,
     tick: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Vec<Row>> {
-    let workers = match options.threads {
-        0 => thread::available_parallelism().map_or(1, usize::from).min(32),
-        n => n,
-    };
     let shared = Shared {
         open,
-        queue: Mutex::new(Queue { next: 0, count, opening: 0, parts: VecDeque::new() }),
-        changed: Condvar::new(),
         rows: (0..count).map(|_| Mutex::new(Row::default())).collect(),
         done: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    shared.work(workers, tick)?;
+    parts::run(&shared, count, parts::workers(options.threads), &shared.stop, &mut || {
+        tick(shared.done.load(Relaxed), count as u64)
+    })?;
     Ok(shared.rows.into_iter().map(|row| row.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 
 struct Shared<'a> {
     open: Open<'a>,
-    queue: Mutex<Queue>,
-    changed: Condvar,
     rows: Vec<Mutex<Row>>,
     done: AtomicU64,
     stop: AtomicBool,
-}
-
-struct Queue {
-    next: usize,
-    count: usize,
-    /// Tensors that are being opened and may yet bring parts.
-    opening: usize,
-    parts: VecDeque<(Arc<Job>, u64)>,
 }
 
 /// A tensor under way.
@@ -107,68 +90,11 @@ struct Merged {
     failed: Option<(u64, String)>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Work for Shared<'_> {
+    type Item = Job;
+    type Space = Buffer;
 
-impl Shared<'_> {
-    fn work(&self, workers: usize, tick: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
-        let of = self.rows.len() as u64;
-        thread::scope(|scope| {
-            let (alive, gone) = mpsc::channel::<()>();
-            for _ in 0..workers.max(1) {
-                let alive = alive.clone();
-                scope.spawn(move || {
-                    self.worker();
-                    drop(alive);
-                });
-            }
-            drop(alive);
-            loop {
-                let ended =
-                    gone.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Disconnected);
-                if tick(self.done.load(Relaxed), of).is_break() {
-                    self.stop.store(true, Relaxed);
-                    self.changed.notify_all();
-                    return Err(Error::Cancelled);
-                }
-                if ended {
-                    return Ok(());
-                }
-            }
-        })
-    }
-
-    fn worker(&self) {
-        let mut buffer = Buffer::default();
-        let mut queue = lock(&self.queue);
-        while !self.stop.load(Relaxed) {
-            if let Some((job, part)) = queue.parts.pop_front() {
-                drop(queue);
-                self.part(&job, part, &mut buffer);
-                queue = lock(&self.queue);
-            } else if queue.next < queue.count {
-                let index = queue.next;
-                queue.next += 1;
-                queue.opening += 1;
-                drop(queue);
-                let begun = self.begin(index);
-                queue = lock(&self.queue);
-                queue.opening -= 1;
-                if let Some(job) = begun {
-                    queue.parts.extend((0..job.plan.parts).map(|part| (Arc::clone(&job), part)));
-                }
-                self.changed.notify_all();
-            } else if queue.opening > 0 {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Opens a tensor; `None` when there is nothing to scan.
-    fn begin(&self, index: usize) -> Option<Arc<Job>> {
+    fn begin(&self, index: usize) -> Option<(Arc<Job>, u64)> {
         let mut row = Row::default();
         let tensor = match (self.open)(index) {
             Ok(tensor) => tensor,
@@ -198,7 +124,8 @@ impl Shared<'_> {
             fingerprints: if plan.has_fingerprints() { vec![0; plan.rows as usize] } else { Vec::new() },
             failed: None,
         };
-        Some(Arc::new(Job { index, tensor, plan, merged: Mutex::new(merged) }))
+        let parts = plan.parts;
+        Some((Arc::new(Job { index, tensor, plan, merged: Mutex::new(merged) }), parts))
     }
 
     fn part(&self, job: &Job, part: u64, buffer: &mut Buffer) {
@@ -229,7 +156,9 @@ impl Shared<'_> {
         }
         self.finish(job.index, row);
     }
+}
 
+impl Shared<'_> {
     fn finish(&self, index: usize, row: Row) {
         *lock(&self.rows[index]) = row;
         self.done.fetch_add(1, Relaxed);
