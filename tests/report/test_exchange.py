@@ -1,5 +1,6 @@
 """JSON lines, workbook, Markdown and JUnit XML, each read back by another tool."""
 
+import dataclasses
 import json
 import zipfile
 from xml.etree import ElementTree as ET
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 
 from llmdbg.report import junit, markdown, tables
+from llmdbg.verdict import Gate
 from tests.report import example
 
 
@@ -51,6 +53,18 @@ def test_markdown_answers_first_and_names_stay_text(report):
     assert "<img" not in text.replace("\\<img", "")
     assert "| FAIL | 0 |" in text
     assert "its inputs are clean (0.5×)".replace("(", "\\(").replace(")", "\\)") in text
+
+
+def test_gates_stand_in_both(report):
+    gates = tuple(Gate.parse(g).check(report.frame) for g in ("fail<=0", "unmatched<=99"))
+    gated = dataclasses.replace(report, gates=gates)
+    cases = [case for case in ET.fromstring(junit.render(gated)) if case.get("classname") == "gate"]
+    assert [case.get("name") for case in cases] == ["fail<=0", "unmatched<=99"]
+    assert [case.find("failure") is not None for case in cases] == [True, False]
+    failure = cases[0].find("failure")
+    assert failure is not None
+    assert failure.get("message") == "gate fail<=0 does not hold: 1"
+    assert r"- gate fail\<=0 does not hold: 1" in markdown.render(gated)
 
 
 def test_junit_counts_and_escapes(report):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmdbg.report.model import Report
+    from llmdbg.verdict import GateResult
 
 # Characters that XML 1.0 (section 2.2) has no way to write, not even as an escape.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -50,12 +51,14 @@ def render(report: Report) -> str:
     Returns
     -------
     str
-        One ``testcase`` per row, named after the tensor, in the ``classname`` of its operator.
+        One ``testcase`` per row, named after the tensor, in the ``classname`` of its operator; one
+        per gate.
     """
     wanted = ("golden_node", "candidate_node", "step", "rank", "role", "slot")
     rows = report.frame.select(wanted).iter_rows(named=True)
     judged = zip(rows, report.verdict.states, report.verdict.reasons, strict=True)
-    return suite("llmdbg compare", [_case(row, str(state), why) for row, state, why in judged])
+    cases = [_case(row, str(state), why) for row, state, why in judged]
+    return suite("llmdbg compare", [*cases, *gate_cases(report.gates)])
 
 
 def _case(row: dict[str, Any], state: str, reason: str) -> Case:
@@ -65,6 +68,14 @@ def _case(row: dict[str, Any], state: str, reason: str) -> Case:
     if state == "UNDECIDED":
         return Case(node, name, "skipped", reason)
     return Case(node, name, "passed", "" if state == "PASS" else f"{state}: {reason}")
+
+
+def gate_cases(gates: Sequence[GateResult]) -> list[Case]:
+    """Return one test per gate."""
+    return [
+        Case("gate", gate.gate, "passed" if gate.holds else "failed", str(gate), "gate")
+        for gate in gates
+    ]
 
 
 def case_name(row: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ def render(report: Report) -> str:
     states = ", ".join(f"{count} {state}" for state, count in counts["states"].items())
     alone = f"{counts['unmatched_golden']} golden, {counts['unmatched_candidate']} candidate"
     lines += [f"{counts['pairs']} pairs: {states}; without counterpart: {alone}.", ""]
+    if report.gates:
+        lines += [*(f"- {text(gate)}" for gate in report.gates), ""]
     lines += ["| state | step | golden | tensor | × floor | relative L2 | why |", "|---" * 7 + "|"]
     lines += [_row(row) for row in worst_rows(report)]
     lines += ["", "| | golden | candidate |", "|---|---|---|"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmdbg.report.junit import Case, case_name, suite
+from llmdbg.report.junit import Case, case_name, gate_cases, suite
 from llmdbg.report.markdown import text
 from llmdbg.scan.model import Level
 from llmdbg.scan.terminal import next_command, worst_rows
@@ -37,11 +37,7 @@ def junit(scan: Scan) -> str:
         for i, row in enumerate(scan.frame.iter_rows(named=True))
     ]
     cases += [_case(f.node, f.kind, [f], None) for f in found.get(None, [])]
-    cases += [
-        Case("gate", gate.gate, "passed" if gate.holds else "failed", str(gate), "gate")
-        for gate in scan.gates
-    ]
-    return suite("llmdbg scan-anomaly", cases)
+    return suite("llmdbg scan-anomaly", [*cases, *gate_cases(scan.gates)])
 
 
 def _case(node: str, name: str, findings: list[Finding], reason: str | None) -> Case:
