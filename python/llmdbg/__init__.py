@@ -17,9 +17,10 @@ if TYPE_CHECKING:
         get_ge_dump_config,
         register_hook,
     )
-    from llmdbg.comparison import Result, compare
+    from llmdbg.comparison import compare
     from llmdbg.dump import Dump, open_dump
     from llmdbg.reading import read_tensor, read_tensors
+    from llmdbg.result import Result
     from llmdbg.scan.watch import watch
 
 __all__ = [
@@ -47,7 +48,7 @@ _HOMES = {
     "Dump": "llmdbg.dump",
     "DumpConfig": "llmdbg.capture",
     "LlmdbgError": "llmdbg._core",
-    "Result": "llmdbg.comparison",
+    "Result": "llmdbg.result",
     "TorchCapture": "llmdbg.capture",
     "capture_torch": "llmdbg.capture",
     "compare": "llmdbg.comparison",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from llmdbg.report.columns import AIT_COLUMNS, JUDGEMENT_COLUMNS, PAIR_COLUMNS
+from llmdbg.report.text import path_text
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -134,11 +134,6 @@ def build(
     return _arranged(rows, measured.columns)
 
 
-def text(path: str) -> str:
-    """Return a path as text that can be written: bytes that are no UTF-8 become ``\ufffd``."""
-    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
-
-
 def with_verdict(
     frame: pl.DataFrame,
     states: Sequence[str],
@@ -174,7 +169,7 @@ def _side(columns: Columns, side: str) -> pl.DataFrame:
     ait = "golden" if side == "golden" else "my"
     count = len(columns["node"])
     paths = [
-        None if path is None else text(path) if not key else f"{text(path)}#{key}"
+        None if path is None else path_text(path) if not key else f"{path_text(path)}#{key}"
         for path, key in zip(columns["path"], columns["key"], strict=True)
     ]
     return pl.DataFrame(

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+HEAVY = ("torch", "polars", "numpy", "rich", "ml_dtypes")
+
 
 def run(*args):
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False)
@@ -39,9 +41,15 @@ def test_an_unknown_option_is_an_error_that_offers_the_near_one():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("statement", ["import llmdbg", "from llmdbg.cli.app import app"])
-def test_nothing_heavy_is_imported_before_a_command_runs(statement):
-    heavy = ("torch", "polars", "numpy", "rich", "ml_dtypes", "llmdbg._core")
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import llmdbg", (*HEAVY, "llmdbg._core")),
+        ("from llmdbg.cli.app import app", (*HEAVY, "llmdbg._core")),
+        ("import llmdbg.comparison", HEAVY),
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_command_runs(statement, heavy):
     script = f"import sys\n{statement}\nprint([m for m in {heavy} if m in sys.modules])"
     assert run("-c", script).stdout.strip() == "[]"
 

@@ -10,6 +10,7 @@ import pytest
 from llmdbg._core import LlmdbgError
 from llmdbg.report import folder, tables
 from llmdbg.report.columns import AIT_COLUMNS
+from llmdbg.report.destination import destination
 from tests.synthetic import network
 
 TABLES = {"compare.csv", "compare.parquet", "alignment.json", "summary.json"}
@@ -21,7 +22,7 @@ def names(path):
 
 
 def test_a_new_folder_holds_every_file(tmp_path):
-    target = folder.destination(tmp_path / "a" / "report")
+    target = destination(tmp_path / "a" / "report")
     written = folder.write(network().report(), target)
     assert names(target) == NAMES
     assert written["directory"] == str(target)
@@ -46,14 +47,14 @@ def test_a_format_without_its_package_says_what_to_install(tmp_path, monkeypatch
 
 
 def test_an_empty_folder_is_used_itself(tmp_path):
-    assert folder.destination(tmp_path) == tmp_path
+    assert destination(tmp_path) == tmp_path
     folder.write(network().report(), tmp_path)
     assert names(tmp_path) == NAMES
 
 
 def test_in_a_folder_with_other_files_a_dated_one_is_made(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    target = folder.destination(tmp_path)
+    target = destination(tmp_path)
     assert target.parent == tmp_path
     assert target.name.startswith("llmdbg_compare_20")
     folder.write(network().report(), target)
@@ -62,24 +63,24 @@ def test_in_a_folder_with_other_files_a_dated_one_is_made(tmp_path):
 
 def test_two_reports_of_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = folder.destination(None)
+    first = destination(None)
     first.mkdir()
-    second = folder.destination(None)
-    third = folder.destination(None)
+    second = destination(None)
+    third = destination(None)
     assert first != second
     assert second == third
 
 
 def test_an_earlier_report_is_kept_unless_forced(tmp_path):
     target = tmp_path / "report"
-    folder.write(network().report(), folder.destination(target))
+    folder.write(network().report(), destination(target))
     before = (target / "summary.json").read_text()
     with pytest.raises(FileExistsError, match="--force"):
-        folder.destination(target)
+        destination(target)
     assert (target / "summary.json").read_text() == before
 
     (target / "notes.txt").write_text("mine")
-    again = folder.destination(target, force=True)
+    again = destination(target, force=True)
     folder.write(network(wrong=("layers.4.mlp.down_proj", 0.05)).report(), again, force=True)
     assert names(target) == NAMES | {"notes.txt"}
     assert json.loads((target / "summary.json").read_text())["verdict"] == "diverged"
@@ -88,7 +89,7 @@ def test_an_earlier_report_is_kept_unless_forced(tmp_path):
 def test_a_file_in_the_way_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError, match="file"):
-        folder.destination(tmp_path / "file")
+        destination(tmp_path / "file")
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from llmdbg.capture.recorder import Sink
-    from llmdbg.comparison import Result
     from llmdbg.dump import Dump
+    from llmdbg.result import Result
 
 _NAMED = ("step", "node", "call", "role", "slot")
 Name = tuple[Any, ...]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
     from llmdbg.capture.what import What
-    from llmdbg.comparison import Result
+    from llmdbg.result import Result
 
 
 class TorchCapture:

@@ -14,7 +14,7 @@ from llmdbg.cli.output import Format, LogLevel, deliver, formats
 from llmdbg.cli.progress import progress as progress_bar
 
 if TYPE_CHECKING:
-    from llmdbg.comparison import Result
+    from llmdbg.result import Result
 
 EXAMPLES = """Examples:
 
@@ -198,7 +198,7 @@ def compare(
     """Compare two runs and name the first operator that goes wrong."""
     from llmdbg.comparison import compare as run
     from llmdbg.errors import UserError
-    from llmdbg.report import folder, terminal
+    from llmdbg.report.destination import destination, journal
     from llmdbg.report.text import printable
 
     # `-alg a.py:f b.py:g`, as ait takes it, leaves the second one in GOLDEN's place.
@@ -210,7 +210,7 @@ def compare(
     candidate = _given_once(candidate, my_path, "-mp")
     if golden is None:
         raise UserError("two paths are needed: llmdbg compare GOLDEN CANDIDATE")
-    destination = folder.destination(output, force=force)
+    target = destination(output, force=force)
     quiet = as_json or log_level.is_quiet
     with progress_bar("comparing", shown=not quiet and sys.stderr.isatty()) as progress:
         result = run(
@@ -228,7 +228,7 @@ def compare(
             shadow=shadow.value,
             calibrate=calibrate,
             gates=gate or [],
-            journal=folder.journal(output, destination),
+            journal=journal(output, target),
             progress=progress,
         )
     for notice in result.notices:
@@ -238,10 +238,12 @@ def compare(
         if as_json:
             stream.write(result.to_json())
         else:
+            from llmdbg.report import terminal
+
             terminal.render(result.report, stream, files=files)
 
     wanted = formats(also, page=page)
-    deliver(lambda: result.write(destination, force=force, formats=wanted), show)
+    deliver(lambda: result.write(target, force=force, formats=wanted), show)
     return _exit_code(result, fail_on)
 
 

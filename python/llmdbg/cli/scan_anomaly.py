@@ -139,7 +139,7 @@ def scan_anomaly(
 ) -> int:
     """Find NaN, overflow, near-overflow and overwritten memory in a dump or a live run."""
     from llmdbg.errors import UserError
-    from llmdbg.report import folder
+    from llmdbg.report.destination import destination
     from llmdbg.scan import scan
 
     after = ctx.meta.get(COMMAND)
@@ -167,7 +167,7 @@ def scan_anomaly(
         raise UserError("--type and --exit are for a command that runs: add --exec")
     if calibration is not None and len(dumps) < 2:
         raise UserError("--save-calibration needs several runs: llmdbg scan-anomaly RUN1 RUN2 …")
-    destination = folder.destination(output, force=force, command="scan")
+    target = destination(output, force=force, command="scan")
     quiet = as_json or log_level.is_quiet
     with progress_bar("scanning", shown=not quiet and sys.stderr.isatty()) as progress:
         found = scan(
@@ -175,7 +175,7 @@ def scan_anomaly(
         )
     return _show(
         found,
-        destination,
+        target,
         force=force,
         wanted=formats(also, page=page),
         calibration=calibration,

@@ -6,12 +6,12 @@ import errno
 import os
 import shutil
 import tempfile
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmdbg.report import html, markdown, tables
+from llmdbg.report.destination import COMPLETE
 from llmdbg.report.summary import summary, to_json
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ FILES = {
     "jsonl": "compare.jsonl",
     "markdown": "report.md",
     "junit": "junit.xml",
-    # Written last: it marks the report as complete.
-    "summary": "summary.json",
+    # Written last.
+    "summary": COMPLETE,
 }
 _WRITERS: dict[str, Callable[[Report, Path], object]] = {
     "csv": lambda report, path: tables.write_csv(report.frame, path),
@@ -63,60 +63,6 @@ def default_formats() -> tuple[str, ...]:
     return ("html",) if find_spec("plotly") else ()
 
 
-def destination(
-    output: str | os.PathLike[str] | None, *, force: bool = False, command: str = "compare"
-) -> Path:
-    """Return the folder a report will be written to, before the work that it reports begins.
-
-    Parameters
-    ----------
-    output : path or None
-        A folder that does not exist or is empty is used itself. In any other folder a new one named
-        ``llmdbg_<command>_<time>`` is made, so ``-o .`` is safe. None means ``.``.
-    force : bool
-        Replace the report that `output` holds.
-    command : str
-        Whose report it is.
-
-    Raises
-    ------
-    FileExistsError
-        `output` holds an earlier report and `force` is not set.
-    NotADirectoryError
-        `output` is a file.
-    """
-    folder = Path.cwd() if output is None else Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR, "a report is a folder, and this is a file", str(folder)
-        )
-    if output is not None and not folder.exists():
-        return folder
-    if output is not None and (folder / FILES["summary"]).exists():
-        if force:
-            return folder
-        raise FileExistsError(
-            errno.EEXIST,
-            "holds an earlier report; --force replaces it, -o names another folder",
-            str(folder),
-        )
-    if output is not None and not any(folder.iterdir()):
-        return folder
-    name = f"llmdbg_{command}_{datetime.now():%Y%m%d%H%M%S}"
-    return _free(folder / name)
-
-
-def journal(output: str | os.PathLike[str] | None, destination: Path) -> Path:
-    """Return where finished rows are kept until the report of `destination` is written.
-
-    The same `output` always gives the same path: beside a folder that is used itself, and in a
-    folder that takes one report after the other.
-    """
-    if output is not None and Path(output).absolute() == destination.absolute():
-        return destination.with_name(f"{destination.name}.journal")
-    return destination.with_name("llmdbg_compare.journal")
-
-
 def write(
     report: Report,
     folder: Path,
@@ -131,7 +77,7 @@ def write(
     report : Report
         What to write.
     folder : Path
-        From `destination`.
+        From `llmdbg.report.destination.destination`.
     force : bool
         Replace the files of an earlier report in `folder`; other files there stay.
     formats : iterable of str, optional
@@ -174,7 +120,7 @@ def publish(
     Parameters
     ----------
     folder : Path
-        From `destination`.
+        From `llmdbg.report.destination.destination`.
     files : dict
         Names of the files that `write_into` writes, by kind.
     write_into : callable
@@ -231,14 +177,6 @@ def _write_files(report: Report, folder: Path, files: dict[str, str]) -> None:
 def _about(folder: Path, error: OSError) -> OSError:
     words = error.strerror or str(error)
     return OSError(error.errno or errno.EIO, f"cannot write the report: {words}", str(folder))
-
-
-def _free(folder: Path) -> Path:
-    candidate, number = folder, 2
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}_{number}")
-        number += 1
-    return candidate
 
 
 def _umask() -> int:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 
 def printable(text: str) -> str:
     """Return `text` with control characters spelled out; a name may try to drive a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def path_text(path: str) -> str:
+    """Return a path as text that can be written: bytes that are no UTF-8 become ``\ufffd``."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
 
 
 def ranges(numbers: list[int]) -> str:

@@ -42,7 +42,7 @@ def write(
     scan : Scan
         What to write.
     folder : Path
-        From `llmdbg.report.folder.destination`.
+        From `llmdbg.report.destination.destination`.
     force : bool
         Replace the files of an earlier report in `folder`.
     formats : sequence of str, optional
