@@ -1,6 +1,6 @@
 """Comparing two runs, from paths to a judged report.
 
-Imports nothing that takes long, so that the engine starts at once.
+Imports nothing that takes long; what does is imported in the background while the engine works.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llmdbg import custom as custom_measures
 from llmdbg import levels
 from llmdbg.dump import open_dump
+from llmdbg.meanwhile import import_meanwhile
 from llmdbg.measuring import Measuring, Wanted, open_both
 from llmdbg.report.destination import destination
 from llmdbg.report.destination import journal as journal_beside
@@ -142,6 +143,8 @@ def compare(
         calibration = _calibration(Path(calibrate), golden_dump, measuring)
     pairs = measuring.align(golden_dump, candidate_dump, mapping, weights)
     alignment, chosen = pairs.alignment, pairs.chosen
+    # These take a fifth of a second to import, and the engine needs none of it.
+    import_meanwhile("llmdbg.judging", "llmdbg.result")
     tokens: list[Token] | None = None
     notes = list(alignment.notes)
     if level == "token":
