@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::Row;
 use crate::io::place::Place;
-use crate::{Error, Result};
+use crate::{Error, Result, Tensor};
 
 const NAME: &[u8] = b"llmdbg.journal/";
 const HEADER: &[u8] = concat!("llmdbg.journal/1 ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
@@ -30,6 +30,13 @@ pub(super) struct Key {
     pub(super) golden: Place,
     pub(super) candidate: Place,
     pub(super) kl: bool,
+}
+
+impl Key {
+    /// The key of two tensors, if both lie in files.
+    pub(super) fn of(golden: &Tensor, candidate: &Tensor, kl: bool) -> Option<Self> {
+        Some(Self { golden: Place::of(golden)?, candidate: Place::of(candidate)?, kl })
+    }
 }
 
 /// Rows of an earlier run of the same comparison, and where those of this one are kept.

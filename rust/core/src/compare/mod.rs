@@ -7,6 +7,7 @@ mod part;
 mod plan;
 mod prepare;
 mod run;
+mod twins;
 
 pub use journal::Journal;
 pub use measures::{COLUMNS, Column, Get, Measures, columns};

@@ -3,6 +3,7 @@
 use std::mem::take;
 
 use super::plan::{Matrix, Part, Sizes, piece};
+use super::twins::Twin;
 use crate::stats::pair::{Block, Channels, PairSums, Recipe, RowSums, Scratch, add_block};
 use crate::{Result, Tensor};
 
@@ -19,6 +20,8 @@ pub(super) struct Pair {
     pub(super) recipe: Recipe,
     pub(super) matrix: Matrix,
     pub(super) components: u64,
+    /// Pairs that look like this one.
+    pub(super) twins: Vec<Twin>,
 }
 
 /// What one part adds to its pair.
@@ -37,6 +40,7 @@ pub(super) struct PartSums {
 pub(super) struct Workspace {
     golden: Bytes,
     candidate: Bytes,
+    twin: Bytes,
     narrow: Narrow,
     scratch: Scratch,
 }
@@ -68,10 +72,10 @@ impl Narrow {
 
 /// Bytes aligned for every element type.
 #[derive(Debug, Default)]
-struct Bytes(Vec<u128>);
+pub(super) struct Bytes(Vec<u128>);
 
 impl Bytes {
-    fn get(&mut self, len: usize) -> &mut [u8] {
+    pub(super) fn get(&mut self, len: usize) -> &mut [u8] {
         let words = len.div_ceil(16);
         if self.0.len() < words {
             self.0.resize(words, 0);
@@ -137,6 +141,9 @@ fn measure_chunk(
     let candidate = work.candidate.get(rows * width * candidate_size);
     pair.candidate.read_at(first / pair.components, candidate)?;
     out.same_bytes = out.same_bytes && golden == candidate;
+    for twin in &pair.twins {
+        twin.follow(first / pair.components, golden, candidate, &mut work.twin);
+    }
     let has_channels = !out.channels.is_empty();
     if has_channels && work.narrow.sums.len() < 2 * width {
         work.narrow.sums.resize(2 * width, 0.0);

@@ -43,7 +43,10 @@ pub(super) fn prepare(golden: Tensor, candidate: Tensor, kl: bool) -> (Prepared,
     };
     let components = decode::components(dtype_a);
     let matrix = Matrix::new(&shape, components);
-    (Prepared::Pair(Box::new(Pair { golden, candidate, recipe, matrix, components })), note)
+    (
+        Prepared::Pair(Box::new(Pair { golden, candidate, recipe, matrix, components, twins: Vec::new() })),
+        note,
+    )
 }
 
 fn squeezed(shape: &[u64]) -> Vec<u64> {

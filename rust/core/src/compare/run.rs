@@ -1,6 +1,6 @@
 //! Running a comparison: workers take the parts of pairs, each pair merges its parts in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::merge::Merger;
 use super::part::{Pair, PartSums, Workspace, measure};
 use super::plan::{Plan, Sizes};
 use super::prepare::{Prepared, prepare};
-use crate::io::place::Place;
+use super::twins::{self, Families, Twin};
 use crate::parts::{self, Work, lock};
 use crate::{Error, Result, Tensor, TensorInfo};
 
@@ -59,7 +59,7 @@ pub struct Progress {
     pub pairs: u64,
     /// Pairs in all.
     pub of: u64,
-    /// Bytes read.
+    /// Bytes measured.
     pub bytes: u64,
 }
 
@@ -80,18 +80,31 @@ pub fn run(
     journal: Option<&Journal>,
     tick: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Row>> {
-    let shared = Shared {
+    let mut shared = Shared {
         open,
         options,
         journal,
         profile: false,
         rows: (0..count).map(|_| Mutex::new(None)).collect(),
         seen: Mutex::default(),
+        families: Families::new(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    shared.work(parts::workers(options.threads).min(count.max(1) * 64), tick)?;
+    let workers = parts::workers(options.threads).min(count.max(1) * 64);
+    if count > 1 {
+        shared.families =
+            twins::families(count, open, workers, &shared.stop, &mut || tick(shared.progress()))?;
+    }
+    let twins: HashSet<usize> = shared.families.values().flatten().copied().collect();
+    shared.work((0..count).filter(|index| !twins.contains(index)).collect(), workers, tick)?;
+    // Those that turned out to differ.
+    shared.families.clear();
+    let mut left: Vec<usize> =
+        twins.into_iter().filter(|&index| lock(&shared.rows[index]).is_none()).collect();
+    left.sort_unstable();
+    shared.work(left, workers, tick)?;
     let mut rows: Vec<Row> = shared
         .rows
         .into_iter()
@@ -124,11 +137,12 @@ pub fn row_profile(
         profile: true,
         rows: vec![Mutex::new(None)],
         seen: Mutex::default(),
+        families: Families::new(),
         pairs_done: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    shared.work(parts::workers(options.threads), &mut |_| ControlFlow::Continue(()))?;
+    shared.work(vec![0], parts::workers(options.threads), &mut |_| ControlFlow::Continue(()))?;
     let (row, profile) = lock(&shared.rows[0]).take().unwrap_or_default();
     if let Some(reason) = row.reason {
         return Err(Error::Invalid(reason));
@@ -137,6 +151,14 @@ pub fn row_profile(
     // Of joined rows the worst one shows.
     let joined = profile.chunks(group).map(|rows| rows.iter().fold(0f64, |m, &v| m.max(v)) as f32).collect();
     Ok((joined, group as u64))
+}
+
+/// What the readers of two files noticed.
+fn notes_of(golden: &Tensor, candidate: &Tensor) -> Vec<String> {
+    let side = |name: &'static str, tensor: &Tensor| -> Vec<String> {
+        tensor.notes.iter().map(|note| format!("{name}: {note}")).collect()
+    };
+    [side("golden", golden), side("candidate", candidate)].concat()
 }
 
 type Finished = (Row, Vec<f64>);
@@ -148,6 +170,7 @@ struct Shared<'a> {
     profile: bool,
     rows: Vec<Mutex<Option<Finished>>>,
     seen: Mutex<Seen>,
+    families: Families,
     pairs_done: AtomicU64,
     bytes: AtomicU64,
     stop: AtomicBool,
@@ -183,11 +206,46 @@ struct Joining {
 /// Results that may wait for an earlier part of their pair; beyond, their workers wait too.
 const EARLY: usize = 8;
 
-impl Work for Shared<'_> {
+/// Some of the pairs, in order.
+struct Round<'a> {
+    shared: &'a Shared<'a>,
+    pairs: Vec<usize>,
+}
+
+impl Work for Round<'_> {
     type Item = Active;
     type Space = Workspace;
 
     fn begin(&self, index: usize) -> Option<(Arc<Active>, u64)> {
+        let active = self.shared.begin(self.pairs[index])?;
+        let parts = active.plan.parts();
+        Some((Arc::new(active), parts))
+    }
+
+    fn part(&self, active: &Active, index: u64, work: &mut Workspace) {
+        self.shared.part(active, index, work);
+    }
+}
+
+impl Shared<'_> {
+    fn progress(&self) -> Progress {
+        let (pairs, bytes) = (self.pairs_done.load(Relaxed), self.bytes.load(Relaxed));
+        Progress { pairs, of: self.rows.len() as u64, bytes }
+    }
+
+    fn work(
+        &self,
+        pairs: Vec<usize>,
+        workers: usize,
+        tick: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let count = pairs.len();
+        let round = Round { shared: self, pairs };
+        parts::run(&round, count, workers, &self.stop, &mut || tick(self.progress()))
+    }
+
+    /// Opens a pair; `None` when it is finished without measuring.
+    fn begin(&self, index: usize) -> Option<Active> {
         let (golden, candidate) = (self.open)(index);
         let mut row = Row {
             golden: golden.as_ref().ok().map(|t| t.info.clone()),
@@ -204,20 +262,18 @@ impl Work for Shared<'_> {
                 return None;
             }
         };
-        let key = self.key(&golden, &candidate);
+        let key = Key::of(&golden, &candidate, self.options.kl);
         if let Some(key) = &key
             && self.is_known(index, key)
         {
             return None;
         }
-        for (name, tensor) in [("golden", &golden), ("candidate", &candidate)] {
-            row.notes.extend(tensor.notes.iter().map(|note| format!("{name}: {note}")));
-        }
+        row.notes = notes_of(&golden, &candidate);
         row.measures.elements = golden.info.numel();
         let same_dtype = golden.info.dtype == candidate.info.dtype;
         let (prepared, note) = prepare(golden, candidate, self.options.kl);
         row.shape_note = note;
-        let pair = match prepared {
+        let mut pair = match prepared {
             Prepared::Pair(pair) => *pair,
             Prepared::Reason(reason) => {
                 row.measures.bitwise_equal = same_dtype && row.measures.elements == 0;
@@ -234,8 +290,8 @@ impl Work for Shared<'_> {
         let plan = Plan::new(pair.matrix, &self.options.sizes);
         let (has_ulp, has_kl) = (pair.recipe.has_ulp(), pair.recipe.has_kl());
         let merger = Merger::new(&plan, pair.components, has_ulp, has_kl, self.profile);
-        let parts = plan.parts();
-        let active = Active {
+        pair.twins = self.twins_of(index, &pair);
+        Some(Active {
             index,
             key,
             pair,
@@ -244,8 +300,21 @@ impl Work for Shared<'_> {
             broken: AtomicBool::new(false),
             joining: Mutex::new(Joining { merger: Some(merger), next: 0, early: BTreeMap::new() }),
             joined: Condvar::new(),
+        })
+    }
+
+    /// Opens the pairs that look like this one; what cannot be opened is told of when its turn comes.
+    fn twins_of(&self, index: usize, pair: &Pair) -> Vec<Twin> {
+        let family = self.families.get(&index).into_iter().flatten();
+        let open = |&index: &usize| {
+            let (Ok(golden), Ok(candidate)) = (self.open)(index) else { return None };
+            if golden.info != pair.golden.info || candidate.info != pair.candidate.info {
+                return None;
+            }
+            let key = Key::of(&golden, &candidate, self.options.kl);
+            Some(Twin::new(index, key, golden, candidate))
         };
-        Some((Arc::new(active), parts))
+        family.filter_map(open).collect()
     }
 
     fn part(&self, active: &Active, index: u64, work: &mut Workspace) {
@@ -259,15 +328,6 @@ impl Work for Shared<'_> {
             measure(&active.pair, part, &self.options.sizes, work)
         };
         self.join(active, index, result);
-    }
-}
-
-impl Shared<'_> {
-    fn work(&self, workers: usize, tick: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
-        let of = self.rows.len() as u64;
-        parts::run(self, self.rows.len(), workers, &self.stop, &mut || {
-            tick(Progress { pairs: self.pairs_done.load(Relaxed), of, bytes: self.bytes.load(Relaxed) })
-        })
     }
 
     /// Merges a part and those that waited for it.
@@ -312,15 +372,22 @@ impl Shared<'_> {
                 row.measures = Measures::from_sums(&merged, row.measures.elements, active.pair.components);
                 profile = rows;
             }
-            if let (Some(journal), Some(key), None) = (self.journal, &active.key, &row.reason) {
-                journal.keep(key, &row);
+            if row.reason.is_none() {
+                for twin in active.pair.twins.iter().filter(|twin| twin.is_same()) {
+                    let notes = notes_of(&twin.golden, &twin.candidate);
+                    self.keep(twin.index, twin.key.as_ref(), Row { notes, ..row.clone() }, Vec::new());
+                }
             }
-            self.finish(active.index, row, profile);
+            self.keep(active.index, active.key.as_ref(), row, profile);
         }
     }
 
-    fn key(&self, golden: &Tensor, candidate: &Tensor) -> Option<Key> {
-        Some(Key { golden: Place::of(golden)?, candidate: Place::of(candidate)?, kl: self.options.kl })
+    /// Finishes a measured row, which the journal keeps if it is whole.
+    fn keep(&self, index: usize, key: Option<&Key>, row: Row, profile: Vec<f64>) {
+        if let (Some(journal), Some(key), None) = (self.journal, key, &row.reason) {
+            journal.keep(key, &row);
+        }
+        self.finish(index, row, profile);
     }
 
     /// Whether a pair needs no measuring because an earlier pair, or an earlier run, has the row.

@@ -405,6 +405,50 @@ fn pairs_of_the_same_bytes_are_measured_once() {
 }
 
 #[test]
+fn copies_are_followed_and_what_differs_is_measured() {
+    const N: usize = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let a: Vec<f32> = (0..N).map(|i| (i as f32 * 0.1).sin()).collect();
+    let b: Vec<f32> = a.iter().map(|v| v * 1.001).collect();
+    let mut late = b.clone();
+    late[N - 5] += 7.0;
+    let file = |values: &[f32], name: String| in_file(&f32s(&[100, 200], values), folder.path(), &name);
+    // Eleven copies, which are more than are followed at once, then one that differs and one that is cut short.
+    let mut pairs: Vec<[Tensor; 2]> =
+        (0..11).map(|i| [file(&a, format!("a{i}")), file(&b, format!("b{i}"))]).collect();
+    pairs.push([file(&a, "a11".into()), file(&late, "b11".into())]);
+    pairs.push([file(&a, "a12".into()), file(&b, "b12".into())]);
+    let cut = std::fs::OpenOptions::new().write(true).open(folder.path().join("b12")).unwrap();
+    cut.set_len(50_000).unwrap();
+    pairs[3][0].notes = vec!["odd".into()];
+    let journal = Journal::open(&folder.path().join("journal"), std::time::Duration::ZERO);
+    for threads in [1, 3] {
+        let mut bytes = 0;
+        let open = |i: usize| (Ok(pairs[i][0].clone()), Ok(pairs[i][1].clone()));
+        let options = Options { threads, ..Options::default() };
+        let kept = (threads == 1).then_some(&journal);
+        let rows = run(pairs.len(), &open, &options, kept, &mut |now| {
+            bytes = now.bytes;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        // Two of the copies, the one that differs and the one that is short.
+        assert_eq!(bytes, 4 * 2 * 4 * N as u64);
+        let alone = |i: usize| compare_with(&pairs[i][0], &pairs[i][1], &Options::default());
+        for (i, row) in rows.iter().enumerate() {
+            assert_eq!(spell(&row.measures), spell(&alone(i).measures), "{i}");
+            assert_eq!(row.golden.as_ref(), Some(&pairs[i][0].info));
+        }
+        assert_eq!(rows[3].notes, ["golden: odd"]);
+        assert!(rows[4].notes.is_empty());
+        let worst = rows[11].measures.max_absolute.unwrap();
+        assert_eq!((worst.index, worst.candidate), (N as u64 - 5, f64::from(late[N - 5])));
+        assert!(rows[12].reason.as_ref().unwrap().contains("became shorter"));
+    }
+    assert_eq!(journal.kept(), 12);
+}
+
+#[test]
 fn breaking_off_is_an_error() {
     let one = f32s(&[1], &[1.0]);
     let open = |_: usize| (Ok(one.clone()), Ok(one.clone()));

@@ -104,29 +104,37 @@ impl Member {
     }
 }
 
+/// Where the record stands that ends the archive, and what it holds.
+fn end_record(input: &Input) -> Result<(u64, Vec<u8>)> {
+    // Hardly any archive has a comment, and then the record is what the file ends with.
+    for tail_len in [END_LEN, END_LEN + u64::from(u16::MAX)] {
+        let tail_len = input.len.min(tail_len);
+        let tail_at = input.len - tail_len;
+        let tail = input.bytes("end of the archive", tail_at, tail_len)?;
+        // A comment may hold anything, even this signature; a true end's comment ends with the file.
+        let found = tail.windows(END_LEN as usize).enumerate().rposition(|(at, end)| {
+            &end[..4] == END && at + END_LEN as usize + usize::from(u16_at(end, 20)) == tail.len()
+        });
+        if let Some(at) = found {
+            return Ok((tail_at + at as u64, tail[at..].to_vec()));
+        }
+    }
+    Err(Error::malformed(
+        &input.path,
+        "zip archive",
+        "a directory at the end of the file",
+        "none: the file is cut off or no zip",
+    ))
+}
+
 /// Offset and length of the central directory.
 fn directory(input: &Input) -> Result<(u64, u64)> {
-    let tail_len = input.len.min(END_LEN + u64::from(u16::MAX));
-    let tail_at = input.len - tail_len;
-    let tail = input.bytes("end of the archive", tail_at, tail_len)?;
-    // A comment may hold anything, even this signature; a true end's comment ends with the file.
-    let found = tail.windows(END_LEN as usize).enumerate().rposition(|(at, end)| {
-        &end[..4] == END && at + END_LEN as usize + usize::from(u16_at(end, 20)) == tail.len()
-    });
-    let Some(at) = found else {
-        return Err(Error::malformed(
-            &input.path,
-            "zip archive",
-            "a directory at the end of the file",
-            "none: the file is cut off or no zip",
-        ));
-    };
-    let end = &tail[at..];
-    let (count, len, offset) = (u16_at(end, 10), u32_at(end, 12), u32_at(end, 16));
+    let (at, end) = end_record(input)?;
+    let (count, len, offset) = (u16_at(&end, 10), u32_at(&end, 12), u32_at(&end, 16));
     if count != u16::MAX && len != u32::MAX && offset != u32::MAX {
         return Ok((u64::from(offset), u64::from(len)));
     }
-    let locator_at = (tail_at + at as u64).checked_sub(LOCATOR64_LEN);
+    let locator_at = at.checked_sub(LOCATOR64_LEN);
     let mut locator = [0; LOCATOR64_LEN as usize];
     if let Some(locator_at) = locator_at {
         input.read_at("zip64 locator", locator_at, &mut locator)?;
