@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::float::{Ends, SPAN, Word};
-use super::health::{Class, Health};
+use super::health::{Class, Extremes, Health};
 use super::integer::{Ends as SmallEnds, Small};
 use super::sums::{self, BLOCK, LARGEST, SMALLEST};
 use crate::DType;
@@ -21,6 +21,8 @@ pub(super) struct Scanner {
     table: Option<Box<[f64; 256]>>,
     /// Of how many blocks one is summed, about.
     every: u64,
+    /// Extremes of other parts, which a block need not tell again.
+    known: Extremes,
     /// Blocks until it is tried again to look at the largest magnitude only, which was not enough.
     unseen: u32,
     wide: Vec<f64>,
@@ -57,7 +59,7 @@ struct FloatBits {
 
 impl Scanner {
     /// For a dtype with numbers; of a complex one, its [`decode::component`].
-    pub(super) fn new(dtype: DType, numbers: u64) -> Self {
+    pub(super) fn new(dtype: DType, numbers: u64, known: Extremes) -> Self {
         let limits = decode::limits(dtype);
         let float = float_bits(dtype, limits);
         let ends = match dtype {
@@ -72,7 +74,17 @@ impl Scanner {
             decode::to_f64(dtype, &bytes, values.as_mut_slice());
             values
         });
-        Self { dtype, limits, ends, float, table, every: every(numbers), unseen: 0, wide: vec![0.0; BLOCK] }
+        Self {
+            dtype,
+            limits,
+            ends,
+            float,
+            table,
+            every: every(numbers),
+            known,
+            unseen: 0,
+            wide: vec![0.0; BLOCK],
+        }
     }
 
     /// Bytes that one call of [`Self::add`] takes at most: as many as stay in the first-level cache and lanes of their
@@ -184,9 +196,10 @@ impl Scanner {
     /// Extremes of a block; of words of one byte only what can change the extremes that are known, as nearly every
     /// block of a large tensor changes none.
     fn ends<W: Word>(&mut self, bits: FloatBits, x: &[W], health: &Health) -> Ends {
-        if size_of::<W>() == 1 && health.least <= self.value(1) && self.may_glance() {
+        let known = self.known.with(health);
+        if size_of::<W>() == 1 && known.least <= self.value(1) && self.may_glance() {
             let ends = W::glance(x, bits.normal);
-            if ends.most < bits.infinite && self.value(ends.most) <= health.max.min(-health.min) {
+            if ends.most < bits.infinite && self.value(ends.most) <= known.max.min(-known.min) {
                 return ends;
             }
             self.unseen = WARY;
@@ -229,10 +242,11 @@ impl Scanner {
 
     /// As [`Self::ends`].
     fn small_ends<T: Small>(&mut self, x: &[T], health: &Health) -> SmallEnds {
-        if health.least <= 1.0 && self.may_glance() {
+        let known = self.known.with(health);
+        if known.least <= 1.0 && self.may_glance() {
             let ends = T::glance(x);
             let lowest = if T::MIN < 0 { -f64::from(ends.most) } else { 0.0 };
-            if f64::from(ends.most) <= health.max && lowest >= health.min {
+            if f64::from(ends.most) <= known.max && lowest >= known.min {
                 return ends;
             }
             self.unseen = WARY;

@@ -74,6 +74,26 @@ pub struct Health {
     pub repeat: Option<(u64, u64)>,
 }
 
+/// The extremes of a tensor, as far as its parts are scanned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extremes {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    /// Smallest nonzero magnitude.
+    pub(super) least: f64,
+}
+
+impl Extremes {
+    /// Those of more parts.
+    pub(super) fn with(self, health: &Health) -> Self {
+        Self {
+            min: self.min.min(health.min),
+            max: self.max.max(health.max),
+            least: self.least.min(health.least),
+        }
+    }
+}
+
 impl Default for Health {
     fn default() -> Self {
         Self {
@@ -153,6 +173,11 @@ impl Health {
     }
 
     /// Adds extremes of finite values.
+    /// Extremes that are known.
+    pub(super) fn extremes(&self) -> Extremes {
+        Extremes { min: self.min, max: self.max, least: self.least }
+    }
+
     pub(super) fn extend(&mut self, min: f64, max: f64, least: f64) {
         self.min = self.min.min(min);
         self.max = self.max.max(max);

@@ -1,7 +1,7 @@
 //! How a tensor is cut into parts, and scanning one of them.
 
 use super::format::Scanner;
-use super::health::Health;
+use super::health::{Extremes, Health};
 use super::layout::Tracker;
 use super::repeats::{LEAST_BYTES, MOST_ROWS, fingerprint};
 use crate::stats::decode;
@@ -10,7 +10,7 @@ use crate::{DType, Result, Tensor};
 /// Bytes of a part, unless one row is longer.
 const PART: usize = 4 << 20;
 /// Bytes read at once: as many as are read fastest.
-const CHUNK: usize = 2 << 20;
+const CHUNK: usize = 1024 << 10;
 /// Bytes whose rows are fingerprinted at once, unless one row is longer.
 const PIECE: usize = 64 << 10;
 /// Longer rows are not compared with each other.
@@ -113,11 +113,18 @@ pub(super) struct Found {
 #[derive(Default)]
 pub(super) struct Buffer(Vec<u128>);
 
-/// Reads and scans one part.
-pub(super) fn scan_part(tensor: &Tensor, plan: &Plan, part: u64, buffer: &mut Buffer) -> Result<Found> {
+/// Reads and scans one part; `known` are the extremes of parts that were merged before, which what it finds need not
+/// tell again.
+pub(super) fn scan_part(
+    tensor: &Tensor,
+    plan: &Plan,
+    part: u64,
+    known: Extremes,
+    buffer: &mut Buffer,
+) -> Result<Found> {
     let size = plan.dtype.size();
     let (first, count) = plan.range(part);
-    let mut scanner = Scanner::new(plan.dtype, plan.rows * plan.cols);
+    let mut scanner = Scanner::new(plan.dtype, plan.rows * plan.cols, known);
     let mut found = Found::default();
     let mut tracker = plan.is_matrix().then(|| {
         let col = (first % plan.cols) as usize;

@@ -129,10 +129,15 @@ impl Work for Shared<'_> {
     }
 
     fn part(&self, job: &Job, part: u64, buffer: &mut Buffer) {
-        let result = if lock(&job.merged).failed.as_ref().is_some_and(|(earliest, _)| *earliest < part) {
+        let (known, is_vain) = {
+            let merged = lock(&job.merged);
+            let failed = merged.failed.as_ref();
+            (merged.health.extremes(), failed.is_some_and(|(earliest, _)| *earliest < part))
+        };
+        let result = if is_vain {
             Err(Error::Cancelled)
         } else {
-            scan_part(&job.tensor, &job.plan, part, buffer)
+            scan_part(&job.tensor, &job.plan, part, known, buffer)
         };
         let mut merged = lock(&job.merged);
         match result {
