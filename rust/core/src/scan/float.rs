@@ -45,7 +45,8 @@ pub(super) trait Word: Copy + bytemuck::Pod {
 
 macro_rules! word {
     ($word:ty, $key:ty, $vector:ident, $keys:ident, $lanes:literal, $count:ident, |$counts:ident| $total:expr) => {
-        /// Counts lanes: in a register where a comparison leaves a bit per lane, else in the lanes.
+        /// Counts lanes: those from 1 on in the lanes themselves, others in a register where a comparison leaves a bit
+        /// per lane.
         pub(super) struct $count<S: Simd> {
             lanes: $vector<S>,
             bits: u64,
@@ -59,7 +60,9 @@ macro_rules! word {
 
             #[inline(always)]
             pub(super) fn add_from(&mut self, magnitude: $vector<S>, from: $word) {
-                if S::u8s::LEN >= 64 {
+                if from == 1 {
+                    self.lanes += magnitude.min(1);
+                } else if S::u8s::LEN >= 64 {
                     self.bits += u64::from(magnitude.simd_ge(from).to_bitmask().count_ones());
                 } else {
                     self.lanes += (magnitude.max(from - 1) - (from - 1)).min(1);

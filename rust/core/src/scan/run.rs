@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::health::Health;
 use super::part::{Buffer, Found, Plan, scan_part};
-use super::repeats;
+use super::repeats::{self, Sieve};
 use crate::parts::{self, Work, lock};
 use crate::stats::decode::{self, Lanes};
 use crate::{Error, Result, Tensor, TensorInfo};
@@ -86,6 +86,7 @@ struct Merged {
     /// Of split rows: whether one has a nonzero element.
     alive: Vec<bool>,
     fingerprints: Vec<u64>,
+    sieve: Sieve,
     /// The earliest part that failed, and why.
     failed: Option<(u64, String)>,
 }
@@ -115,13 +116,15 @@ impl Work for Shared<'_> {
             return None;
         }
         *lock(&self.rows[index]) = row;
+        let fingerprints = if plan.has_fingerprints() { plan.rows as usize } else { 0 };
         let merged = Merged {
             left: plan.parts,
             health: Health::default(),
             sums: vec![(0.0, 0.0); plan.parts as usize],
             channels: plan.has_channels().then(|| vec![0; plan.cols as usize]),
             alive: if plan.splits_rows() { vec![false; plan.rows as usize] } else { Vec::new() },
-            fingerprints: if plan.has_fingerprints() { vec![0; plan.rows as usize] } else { Vec::new() },
+            fingerprints: vec![0; fingerprints],
+            sieve: Sieve::new(fingerprints, 0),
             failed: None,
         };
         let parts = plan.parts;
@@ -188,6 +191,9 @@ impl Merged {
         }
         if let Some(to) = self.fingerprints.get_mut(row..row + found.fingerprints.len()) {
             to.copy_from_slice(&found.fingerprints);
+            for &fingerprint in to.iter().filter(|fingerprint| **fingerprint != 0) {
+                self.sieve.add(fingerprint);
+            }
         }
     }
 
@@ -213,7 +219,8 @@ impl Merged {
         if !fingerprints.is_empty() {
             let bytes = plan.cols as usize * plan.dtype.size();
             (health.repeated_rows, health.repeat) =
-                repeats::repeated(&job.tensor, &fingerprints, bytes).map_err(|e| e.to_string())?;
+                repeats::repeated(&job.tensor, &fingerprints, &self.sieve, bytes)
+                    .map_err(|e| e.to_string())?;
         }
         Ok(health)
     }
