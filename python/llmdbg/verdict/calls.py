@@ -75,7 +75,9 @@ class Row:
 
     def number(self, column: str) -> float | None:
         """Return a measure; None where there is none or it is NaN."""
-        return _number(self.cells.get(column))
+        value = self.cells.get(column)
+        # NaN alone is not itself; this is asked for twenty times a row.
+        return None if value is None or value != value else float(value)
 
     @property
     def at_least(self) -> float | None:
@@ -103,7 +105,7 @@ class Row:
         golden, candidate = self.cells["golden_shape"], self.cells["my_shape"]
         return self.error is None and bool(golden) and bool(candidate) and golden != candidate
 
-    @property
+    @cached_property
     def same(self) -> str:
         """Why the two sides are the same whatever the error, or though none was measured."""
         if self.shape_differs:
@@ -194,15 +196,15 @@ def rows_of(frame: pl.DataFrame) -> list[Row]:
     rows = []
     for index, cells in enumerate(frame.select(present).iter_rows(named=True)):
         cells.update(absent)
-        rows.append(
-            Row(
-                index=index,
-                cells=cells,
-                floor=pair_floor(cells["golden_dtype"], cells["my_dtype"]),
-                error=_number(cells["relative_euclidean_distance"]),
-                elements=_elements(cells["golden_shape"]),
-            )
+        row = Row(
+            index=index,
+            cells=cells,
+            floor=pair_floor(cells["golden_dtype"], cells["my_dtype"]),
+            error=None,
+            elements=_elements(cells["golden_shape"]),
         )
+        row.error = row.number("relative_euclidean_distance")
+        rows.append(row)
     return rows
 
 
@@ -269,13 +271,7 @@ def _first(number: int | None) -> int:
     return -1 if number is None else number
 
 
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = float(value)
-    return None if math.isnan(number) else number
-
-
+@lru_cache(maxsize=1 << 12)
 def _elements(shape: str | None) -> int | None:
     if not shape:
         return None

@@ -9,6 +9,7 @@ float32 2.5e-8).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 _RMS_OF_BOUND = 0.425
 _MANTISSA_BITS = {
@@ -28,6 +29,7 @@ _MANTISSA_BITS = {
 _OWN_WIDTH_SUMS = {"float64": 16.0, "float32": 16.0, "complex128": 16.0, "complex64": 16.0}
 
 
+@lru_cache(maxsize=256)
 def storage_floor(dtype: str) -> float | None:
     """Return the relative L2 error of one operator whose result is stored as `dtype`.
 
@@ -48,6 +50,7 @@ def storage_floor(dtype: str) -> float | None:
     return _RMS_OF_BOUND * 2.0 ** -(bits + 1) * _OWN_WIDTH_SUMS.get(name, 1.0)
 
 
+@lru_cache(maxsize=256)
 def pair_floor(golden: str | None, candidate: str | None) -> float | None:
     """Return the floor of a pair: that of its coarser dtype."""
     floors = [f for f in (storage_floor(d) for d in (golden, candidate) if d) if f is not None]

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -135,7 +136,12 @@ def _last_rows(row: Row, count: int, i: int) -> Trial:
 
 def shape_of(row: Row) -> tuple[int, ...]:
     """Return the golden shape."""
-    return tuple(int(n) for n in re.findall(r"\d+", row.cells["golden_shape"] or ""))
+    return _shape(row.cells["golden_shape"] or "")
+
+
+@lru_cache(maxsize=1 << 12)
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
 def _last(source: Source, row: Row, count: int) -> Array:

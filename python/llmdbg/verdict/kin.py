@@ -164,20 +164,25 @@ def _scaled(works: dict[int, Work], floors: dict[int, float | None]) -> dict[int
         for number, off in kin.items():
             work, floor = works[number], floors[number]
             error = work.outputs[0].error
-            given = [s - 1.0 for s in map(scale_of, work.inputs) if s is not None]
             if (
                 floor is not None
                 and error
-                and abs(off) > _share_of_scale(work) * error
-                and not _is_rounding_of_one(work.outputs[0])
                 and abs(off) > _BEYOND * floor
-                and abs(off) > 3.0 * max(map(abs, given), default=0.0)
                 and abs(off - middle) > OUTLIER_Z * max(spread, floor / 3)
+                and abs(off) > _share_of_scale(work) * error
+                and abs(off) > 3.0 * _scale_given(work)
+                and not _is_rounding_of_one(work.outputs[0])
             ):
                 factor = abs(off - middle) / max(spread, floor / 3)
                 words = f"it is {1.0 + off:.4f} times what it should be, throughout"
                 found[number] = Outlier(factor, words)
     return found
+
+
+def _scale_given(work: Work) -> float:
+    """Return by how much the inputs are scaled, at most."""
+    scales = map(scale_of, work.inputs)
+    return max((abs(scale - 1.0) for scale in scales if scale is not None), default=0.0)
 
 
 def _is_rounding_of_one(row: Row) -> bool:
