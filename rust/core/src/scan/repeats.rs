@@ -132,7 +132,9 @@ mod tests {
             let mix = |i: u64| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let fingerprints: Vec<u64> = (0..4096).map(mix).collect();
             let mut sieve = Sieve::new(fingerprints.len(), 0);
-            fingerprints.iter().for_each(|&fingerprint| sieve.add(fingerprint));
+            for &fingerprint in &fingerprints {
+                sieve.add(fingerprint);
+            }
             proptest::prop_assert!(suspects(&fingerprints, &sieve).len() < 4096 / 16);
         }
     }
