@@ -214,6 +214,28 @@ def test_statistics_are_of_all_elements(tmp_path):
     render(report)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("f8", [-np.finfo("f8").max, 0.0, 1.0, np.finfo("f8").max]),
+        ("f8", [5e-324, 1e-323, 0.0, 2e-310]),
+        ("f4", [-np.finfo("f4").max, 0.0, 1.0, np.finfo("f4").max]),
+        ("f4", [1e-45, 3e-45, 0.0, 1e-40]),
+    ],
+)
+def test_pictures_of_the_ends_of_a_dtype(dtype, values, tmp_path):
+    golden = np.array(values, dtype).reshape(2, 2)
+    candidate = golden[::-1].copy()
+    for name, tensor in (("golden", golden), ("candidate", candidate)):
+        np.save(tmp_path / f"{name}.npy", tensor)
+    report = llmdbg.compare(tmp_path / "golden.npy", tmp_path / "candidate.npy").report
+    details = details_of(report.frame.row(0, named=True))
+    assert sum(details["histogram"]["golden"]) == sum(details["histogram"]["candidate"]) == 4
+    assert np.isfinite(details["histogram"]["edges"]).all()
+    assert np.isfinite(details["row_profile"]["y"]).all()
+    render(report)
+
+
 def test_a_tensor_that_is_gone_is_a_note(tmp_path):
     row = example.report(tmp_path).frame.row(17, named=True)
     (tmp_path / "golden.npy").unlink()

@@ -117,7 +117,9 @@ def _statistics(row: dict[str, Any], side: str, ait: str) -> dict[str, Any]:
 
 
 def _number(value: float) -> float:
-    return float(f"{float(value):.{_DIGITS}g}")
+    short = float(f"{float(value):.{_DIGITS}g}")
+    # The largest float64, rounded up, is none.
+    return short if math.isfinite(short) else float(value)
 
 
 def _histograms(a: Array, b: Array) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _histograms(a: Array, b: Array) -> dict[str, Any]:
     if low == high:
         low, high = low - 0.5, high + 0.5
     return {
-        "edges": rounded(np.linspace(low, high, BINS + 1), _DIGITS),
+        "edges": rounded(_edges(low, high), _DIGITS),
         "golden": _binned(a, low, high),
         "candidate": _binned(b, low, high),
     }
@@ -145,9 +147,14 @@ def _log_histogram(values: Array) -> dict[str, Any]:
     low, high = float(exponents.min()), float(exponents.max())
     high = high if high > low else low + 1
     return {
-        "edges": rounded(np.linspace(low, high, BINS + 1), _DIGITS),
+        "edges": rounded(_edges(low, high), _DIGITS),
         "count": _binned(exponents, low, high),
     }
+
+
+def _edges(low: float, high: float) -> npt.NDArray[np.float64]:
+    # A quarter of each, because the whole range of float64 is no float64.
+    return np.linspace(low * 0.25, high * 0.25, BINS + 1) * 4
 
 
 def _binned(values: Array, low: float, high: float) -> list[int]:
@@ -156,9 +163,9 @@ def _binned(values: Array, low: float, high: float) -> list[int]:
     ``np.histogram`` puts a value within rounding of an edge exactly, which a picture does not need,
     and takes five times as long.
     """
-    # Halves, because the whole range of float64 is no float64.
-    span = max(high * 0.5 - low * 0.5, float(np.finfo(np.float64).tiny))
-    scaled = values.ravel() * 0.5
+    span = max(high * 0.5 - low * 0.5, 1e-300)
+    # What a small span is divided by has no float32.
+    scaled = values.ravel().astype(np.float64 if span < 1e-30 else values.dtype) * 0.5
     scaled -= low * 0.5
     scaled *= BINS / span
     counts = np.bincount(scaled.astype(np.intp), minlength=BINS + 1)
@@ -182,7 +189,8 @@ def _profile(
     mean = energy.mean() if energy.size else 0.0
     # A row of zeros has no relative error: a millionth of the mean energy keeps it on the chart.
     least = max(mean * 1e-6, float(np.finfo(np.float64).tiny))
-    relative = np.sqrt(difference / np.maximum(energy, least)) * scale
+    with np.errstate(over="ignore"):
+        relative = np.minimum(np.sqrt(difference / np.maximum(energy, least)) * scale, 1e308)
     size = max(1, -(-relative.size // POINTS))
     chunks = [slice(i, i + size) for i in range(0, relative.size, size)]
     peaks = [s.start + int(np.argmax(relative[s])) for s in chunks]

@@ -27,5 +27,8 @@ def rounded(values: npt.NDArray[np.floating[Any]], digits: int) -> list[float]:
     places = np.clip(np.nan_to_num(digits - 1 - exponent), -300, 300)
     # Powers of ten up to 22 and numbers of few digits are exact, so the quotient is the nearest.
     up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
-    spelled: list[float] = (np.round(wide * up / down) / up * down).tolist()
+    with np.errstate(over="ignore"):
+        nearest = np.round(wide * up / down) / up * down
+    # The largest number of a dtype, rounded up, is none.
+    spelled: list[float] = np.where(np.isfinite(nearest), nearest, wide).tolist()
     return spelled
