@@ -63,6 +63,15 @@ def read(path: str | None) -> npt.NDArray[Any] | None:
     return read_tensor(file, key or None)
 
 
+def working_dtype(*tensors: npt.NDArray[Any]) -> type[np.floating[Any]]:
+    """Return in what a picture of tensors is computed.
+
+    It needs no float64 of what was no float64, and half the memory is half the time.
+    """
+    narrow = all(t.dtype.kind not in "iu" and t.dtype.itemsize <= 4 for t in tensors)
+    return np.float32 if narrow else np.float64
+
+
 def _pictures(
     golden: npt.NDArray[Any], candidate: npt.NDArray[Any], row: dict[str, Any]
 ) -> dict[str, Any]:
@@ -75,9 +84,7 @@ def _pictures(
         note = f"drawn from {kept.size} of {g.shape[0]} rows, the worst one among them"
     if np.iscomplexobj(g) or np.iscomplexobj(c):
         return {"note": "complex values are measured but not drawn"}
-    # A picture needs no float64 of what was no float64, and half the memory is half the time.
-    narrow = all(side.dtype.kind not in "iu" and side.dtype.itemsize <= 4 for side in (g, c))
-    work: type[np.floating[Any]] = np.float32 if narrow else np.float64
+    work = working_dtype(g, c)
     a: Array = g[kept].astype(work)
     b: Array = c[kept].astype(work)
     with np.errstate(all="ignore"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from llmdbg.report.html.details import read
+from llmdbg.report.html.details import read, working_dtype
 from llmdbg.report.html.digits import rounded
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def _ratios(row: dict[str, Any]) -> npt.NDArray[np.float64] | None:
     if golden is None or candidate is None or golden.ndim < 2 or golden.size != candidate.size:
         return None
     rows = golden.reshape(-1, golden.shape[-1])
-    # Summed in float64, where squares of large float32 values stay finite; differences need none.
-    wide = golden.dtype.itemsize > 4 or candidate.dtype.itemsize > 4
-    a: npt.NDArray[np.floating[Any]] = rows.astype(np.float64 if wide else np.float32)
+    a: npt.NDArray[np.floating[Any]] = rows.astype(working_dtype(golden, candidate))
+    # Summed in float64, where squares of large float32 values stay finite.
     with np.errstate(all="ignore"):
         d = candidate.reshape(a.shape).astype(a.dtype) - a
         size = np.sqrt(np.einsum("ij,ij->i", a, a, dtype=np.float64))

@@ -80,18 +80,8 @@ pub fn run(
     journal: Option<&Journal>,
     tick: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Row>> {
-    let mut shared = Shared {
-        open,
-        options,
-        journal,
-        profile: false,
-        rows: (0..count).map(|_| Mutex::new(None)).collect(),
-        seen: Mutex::default(),
-        families: Families::new(),
-        pairs_done: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
+    let mut shared = Shared::new(count, open, options);
+    shared.journal = journal;
     let workers = parts::workers(options.threads).min(count.max(1) * 64);
     if count > 1 {
         shared.families =
@@ -130,18 +120,8 @@ pub fn row_profile(
     options: &Options,
 ) -> Result<(Vec<f32>, u64)> {
     let open = |_: usize| (Ok(golden.clone()), Ok(candidate.clone()));
-    let shared = Shared {
-        open: &open,
-        options,
-        journal: None,
-        profile: true,
-        rows: vec![Mutex::new(None)],
-        seen: Mutex::default(),
-        families: Families::new(),
-        pairs_done: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
+    let mut shared = Shared::new(1, &open, options);
+    shared.profile = true;
     shared.work(vec![0], parts::workers(options.threads), &mut |_| ControlFlow::Continue(()))?;
     let (row, profile) = lock(&shared.rows[0]).take().unwrap_or_default();
     if let Some(reason) = row.reason {
@@ -227,7 +207,22 @@ impl Work for Round<'_> {
     }
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    fn new(count: usize, open: Open<'a>, options: &'a Options) -> Self {
+        Self {
+            open,
+            options,
+            journal: None,
+            profile: false,
+            rows: (0..count).map(|_| Mutex::new(None)).collect(),
+            seen: Mutex::default(),
+            families: Families::new(),
+            pairs_done: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
     fn progress(&self) -> Progress {
         let (pairs, bytes) = (self.pairs_done.load(Relaxed), self.bytes.load(Relaxed));
         Progress { pairs, of: self.rows.len() as u64, bytes }

@@ -17,9 +17,10 @@ use crate::{Result, Storage, Tensor};
 
 /// Shorter tensors are measured in less time than it takes to look.
 const LEAST_BYTES: u64 = 64 << 10;
-/// Bytes that are looked at, and read at once later.
-const PIECE: usize = 128 << 10;
+/// Bytes that are looked at.
 const LOOK: usize = 4 << 10;
+/// Bytes of a twin that are read at once, so that those of its pair stay in the cache.
+const PIECE: usize = 128 << 10;
 /// Twins of one pair, whose files are open together.
 const MOST: usize = 8;
 

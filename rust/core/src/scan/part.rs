@@ -10,7 +10,7 @@ use crate::{DType, Result, Tensor};
 /// Bytes of a part, unless one row is longer.
 const PART: usize = 4 << 20;
 /// Bytes read at once: as many as are read fastest.
-const CHUNK: usize = 1024 << 10;
+const CHUNK: usize = 1 << 20;
 /// Bytes whose rows are fingerprinted at once, unless one row is longer.
 const PIECE: usize = 64 << 10;
 /// Longer rows are not compared with each other.
